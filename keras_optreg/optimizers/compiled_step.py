@@ -1,0 +1,176 @@
+"""Runs one update of all weights on the backend at hand. The only file that touches private hooks of the backends.
+
+On TensorFlow outside `tf.distribute`, the whole update is one function compiled by XLA: every weight and slot is read
+once and written once, where Keras passes over memory for each small formula. The function is inlined in
+`fit(jit_compile=True)` and runs inside `tf.cond` (as `LossScaleOptimizer` has it) and eagerly.
+Under a strategy all replicas compute the same next values from reduced gradients, and only the assignment crosses
+replicas. JAX and torch run the same generator of (variable, value) pairs in their own way.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+from keras import ops
+
+from keras_optreg.typing import Tensor, Variable
+
+if TYPE_CHECKING:
+    from keras_optreg.optimizers.rule_optimizer import RuleOptimizer
+
+_Pair = tuple[Variable, Tensor]
+
+
+class Runner:
+    """Carries out `optimizer.updates`, with gradient accumulation, for one built optimizer."""
+
+    def __init__(self, optimizer: "RuleOptimizer"):
+        self._optimizer = optimizer
+        self._run = {"tensorflow": self._run_tensorflow, "torch": self._run_torch}.get(keras.backend.backend(), self._run_pure)
+        self._compiled: dict[Any, Callable[..., Any]] = {}
+
+    def run(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
+        """Apply one step (a micro-step, under gradient accumulation) to the weights at these positions."""
+        self._run(grads, indices)
+
+    # What is done with one micro-batch: the two branches of gradient accumulation, as generators of pairs.
+
+    def _update(self, grads: Sequence[Tensor], indices: tuple[int, ...], scalars: dict[str, Tensor]) -> Iterable[list[_Pair]]:
+        sums = self._optimizer.accumulators(indices)
+        if sums:
+            k = self._optimizer.gradient_accumulation_steps
+            grads = [(ops.convert_to_tensor(a) + g) / k for a, g in zip(sums, grads, strict=True)]
+        yield from self._optimizer.updates(grads, indices, **scalars)
+        if sums:
+            every = [a for a in self._optimizer._accumulated_gradients if a is not None]
+            yield [(a, ops.zeros(a.shape, a.dtype)) for a in every]
+
+    def _hold(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> Iterable[list[_Pair]]:
+        sums = self._optimizer.accumulators(indices)
+        yield [(a, ops.convert_to_tensor(a) + g) for a, g in zip(sums, grads, strict=True)]
+
+    def _is_boundary(self) -> Tensor:
+        count = ops.convert_to_tensor(self._optimizer._iterations)
+        return ops.equal(ops.mod(count + 1, self._optimizer.gradient_accumulation_steps), 0)
+
+    def _selected(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> list[_Pair]:
+        """Both branches computed and one selected by value: right where no branching around assignments is possible."""
+        optimizer = self._optimizer
+        grads = optimizer.unscaled(grads)
+        new = [pair for pairs in self._update(grads, indices, optimizer.scalars()) for pair in pairs]
+        if not optimizer.gradient_accumulation_steps:
+            return new
+        update = self._is_boundary()
+        held = {id(target): value for pairs in self._hold(grads, indices) for target, value in pairs}
+        return [
+            (target, ops.where(update, ops.cast(value, target.dtype), held.get(id(target), ops.convert_to_tensor(target))))
+            for target, value in new
+        ]
+
+    # ------------------------------------------------------------------ JAX and any other functional backend
+
+    def _run_pure(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
+        assign_all(self._selected(grads, indices))
+
+    # ------------------------------------------------------------------ torch
+
+    def _run_torch(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
+        import torch
+
+        optimizer = self._optimizer
+        with torch.no_grad():
+            grads = optimizer.unscaled(grads)
+            if optimizer.gradient_accumulation_steps and not bool(self._is_boundary()):
+                steps = self._hold(grads, indices)
+            else:
+                steps = self._update(grads, indices, optimizer.scalars())
+            for pairs in steps:
+                _assign_torch(pairs)
+
+    # ------------------------------------------------------------------ TensorFlow
+
+    def _run_tensorflow(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
+        import tensorflow as tf
+
+        optimizer = self._optimizer
+        # Dense: the norms of IndexedSlices count rows that occur twice wrongly.
+        shapes = [optimizer._trainable_variables[i].shape for i in indices]
+        grads = [tf.ensure_shape(tf.convert_to_tensor(g), shape) for g, shape in zip(grads, shapes, strict=True)]
+        if tf.distribute.has_strategy():
+            grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
+            assign_all(self._selected(grads, indices))
+            return
+        if optimizer.gradient_accumulation_steps:
+            tf.cond(
+                self._is_boundary(),
+                lambda: self._call(self._update, grads, indices, optimizer.scalars()),
+                lambda: self._call(self._hold, grads, indices),
+            )
+        else:
+            self._call(self._update, grads, indices, optimizer.scalars())
+
+    def _call(self, branch: Callable[..., Any], grads: Sequence[Tensor], indices: tuple[int, ...], *scalars: Any) -> None:
+        import tensorflow as tf
+
+        key = (branch.__name__, indices)
+        if key not in self._compiled:
+
+            def step(grads: Sequence[Tensor], *scalars: Any) -> None:
+                for pairs in branch(self._optimizer.unscaled(grads), indices, *scalars):
+                    for target, value in pairs:
+                        variable = target.value if isinstance(target, keras.Variable) else target
+                        variable.assign(tf.cast(value, variable.dtype), read_value=False)
+
+            self._compiled[key] = tf.function(step, autograph=False, jit_compile=self._can_compile())
+        self._compiled[key](grads, *scalars)
+
+    def _can_compile(self) -> bool:
+        """XLA takes a function whose variables live on one device."""
+        weights = self._optimizer._trainable_variables
+        raw = [v.value if isinstance(v, keras.Variable) else v for v in weights]
+        return len({v.device for v in raw}) == 1
+
+
+def assign_all(pairs: Sequence[_Pair]) -> None:
+    """Assign every value to its variable, on every replica when a TensorFlow strategy is active."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        with torch.no_grad():
+            _assign_torch(pairs)
+        return
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if tf.distribute.has_strategy():
+            _assign_on_replicas(pairs)
+            return
+    for target, value in pairs:
+        target.assign(ops.cast(ops.convert_to_tensor(value), target.dtype))
+
+
+def _assign_torch(pairs: Sequence[_Pair]) -> None:
+    # Tensors of variables are live in torch: a value that *is* another variable's tensor must be copied first.
+    live = {target.value.data_ptr() for target, _ in pairs}
+    values = [ops.convert_to_tensor(value) for _, value in pairs]
+    values = [value.clone() if value.data_ptr() in live else value for value in values]
+    for (target, _), value in zip(pairs, values, strict=True):
+        target.assign(value)
+
+
+def _assign_on_replicas(pairs: Sequence[_Pair]) -> None:
+    import tensorflow as tf
+
+    targets = [target.value if isinstance(target, keras.Variable) else target for target, _ in pairs]
+    values = [tf.cast(ops.convert_to_tensor(value), target.dtype) for target, (_, value) in zip(targets, pairs, strict=True)]
+
+    def assign(strategy: Any, values: Sequence[Any]) -> None:
+        for target, value in zip(targets, values, strict=True):
+            strategy.extended.update(target, lambda v, x: v.assign(x), args=(value,), group=False)
+
+    # The one place where Keras, too, meets tf.distribute: inside fit a merge call, elsewhere a plain one.
+    if tf.distribute.in_cross_replica_context():
+        assign(tf.distribute.get_strategy(), values)
+    else:
+        tf.__internal__.distribute.interim.maybe_merge_call(assign, tf.distribute.get_strategy(), values)

@@ -1,0 +1,38 @@
+"""Shared maths of the moment methods: Adam's step, with the paper's letters.
+
+m, v: exponential moving averages of the gradient and of its square; v̂_max: the largest v so far (AMSGrad).
+"""
+
+from keras import ops
+
+from keras_optreg.optimizers.rule_optimizer import Step
+from keras_optreg.typing import Tensor
+
+
+def moving_average(old: Tensor, new: Tensor, beta: float) -> Tensor:
+    """β·old + (1 − β)·new, in the form that rounds least when old ≈ new."""
+    return old + (new - old) * (1 - beta)
+
+
+def adam(
+    g: Tensor,
+    w: Tensor,
+    state: dict[str, Tensor],
+    *,
+    lr: Tensor,
+    t: Tensor,
+    beta_1: float,
+    beta_2: float,
+    epsilon: float,
+    amsgrad: bool = False,
+) -> Step:
+    """Adam's update in the order of the end of section 2 of Kingma & Ba (2015): α_t = α·√(1 − β₂ᵗ) / (1 − β₁ᵗ)."""
+    m = moving_average(state["m"], g, beta_1)
+    v = moving_average(state["v"], ops.square(g), beta_2)
+    new = {"m": m, "v": v}
+    if amsgrad:
+        v = new["v_max"] = ops.maximum(state["v_max"], v)
+    bias_1 = 1 - ops.power(beta_1, t)
+    alpha = lr * ops.sqrt(1 - ops.power(beta_2, t)) / bias_1
+    c = alpha / (ops.sqrt(v) + epsilon)
+    return Step(-c * m, new, metric=c * bias_1)

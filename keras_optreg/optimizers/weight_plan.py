@@ -1,0 +1,149 @@
+"""What each weight gets from the engine: its decay, its learning-rate multiplier, its penalties. Resolved once, at build."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_optreg import bounds, select
+from keras_optreg.select import Selector, path_of
+from keras_optreg.typing import Penalty, Variable
+
+
+def as_groups(value: Any, argument: str, example: str) -> list[tuple[Selector, Any]]:
+    """`[(selector, thing), ...]`, checked."""
+    pairs = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
+    if pairs is None or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in pairs):
+        raise TypeError(f"`{argument}` takes a list of (selector, value) pairs, like {example}. Received: {value!r}")
+    return [(select.as_selector(selector), thing) for selector, thing in pairs]
+
+
+def as_multipliers(value: Any) -> list[tuple[Selector, float]]:
+    """Normalise `learning_rate_multipliers=`."""
+    if value is None:
+        return []
+    groups = as_groups(value, "learning_rate_multipliers", "[(select.matching('^backbone/'), 0.1)]")
+    for _, factor in groups:
+        bounds.check("learning_rate_multipliers", {"factor": factor}, {"factor": bounds.NON_NEGATIVE})
+    return [(selector, float(factor)) for selector, factor in groups]
+
+
+def as_penalties(value: Any) -> list[tuple[Selector, Penalty]]:
+    """Normalise `penalties=`; a single penalty acts on the kernels."""
+    if value is None:
+        return []
+    if isinstance(value, Penalty):
+        return [(select.kernels(), value)]
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        groups = as_groups(value, "penalties", "[(select.kernels(), L1(1e-5))]")
+    else:
+        groups = [(select.kernels(), value)]
+    for _, penalty in groups:
+        if not isinstance(penalty, Penalty):
+            raise TypeError(
+                "`penalties` takes penalty objects of keras_optreg.regularizers, such as L1(1e-5), or a list of "
+                f"(selector, penalty) pairs. Received: {penalty!r}. A penalty of another kind belongs in the loss: "
+                "keras_optreg.attach(model, penalty)."
+            )
+    return groups
+
+
+def check_penalties(owner: str, penalties: Sequence[tuple[Selector, Penalty]], *, proximal_refused: str) -> None:
+    """Refuse at construction what the rule cannot carry out; `proximal_refused` says why, or is empty."""
+    for _, penalty in penalties:
+        if is_proximal(penalty):
+            if proximal_refused:
+                raise ValueError(
+                    f"{owner} cannot apply {penalty!r} as a proximal penalty: {proximal_refused}. "
+                    f"Add its gradient instead, penalties={penalty!r}.coupled(), or put it in the loss with "
+                    "keras_optreg.attach(model, penalty)."
+                )
+        elif not penalty.has_gradient:
+            raise ValueError(
+                f"{owner} cannot apply {penalty!r}: it has no gradient in closed form. "
+                "Put it in the loss with keras_optreg.attach(model, penalty)."
+            )
+
+
+def is_proximal(penalty: Penalty) -> bool:
+    """Whether the penalty acts by its proximal map (exact zeros) and not by its gradient."""
+    return penalty.has_proximal_map and not penalty.is_coupled
+
+
+def resolve(
+    groups: Mapping[str, Sequence[Selector]], variables: Sequence[Variable], saved: Mapping[str, Any] | None
+) -> dict[str, list[tuple[int, ...]]]:
+    """Positions selected by every selector of every group.
+
+    Paths change when a model is saved and loaded or rebuilt, positions do not: with `saved` from `remember` and
+    weights of the same shapes, the saved positions hold. Otherwise the selectors are evaluated.
+    """
+    if saved and saved["shapes"] == _shapes(variables):
+        return {name: [tuple(found) for found in saved["selected"][name]] for name in groups}
+    return {name: [s.resolve(variables, f"`{name}`") for s in selectors] for name, selectors in groups.items()}
+
+
+def remember(selected: Mapping[str, Sequence[tuple[int, ...]]], variables: Sequence[Variable]) -> dict[str, Any]:
+    """The JSON form of `resolve`'s answer, for `get_config`."""
+    return {"shapes": _shapes(variables), "selected": {k: [list(found) for found in v] for k, v in selected.items()}}
+
+
+def _shapes(variables: Sequence[Variable]) -> list[list[int]]:
+    return [[int(n) for n in v.shape] for v in variables]
+
+
+class WeightPlan:
+    """One entry a weight: `decays`, `multipliers`, `coupled` penalties and the `proximal` one."""
+
+    def __init__(
+        self,
+        variables: Sequence[Variable],
+        *,
+        decays: Sequence[bool],
+        multipliers: Sequence[tuple[tuple[int, ...], float]],
+        penalties: Sequence[tuple[tuple[int, ...], Penalty]],
+    ):
+        self.decays = list(decays)
+        self.multipliers = [1.0] * len(variables)
+        self.coupled: list[list[Penalty]] = [[] for _ in variables]
+        self.proximal: list[Penalty | None] = [None for _ in variables]
+        for found, factor in multipliers:
+            for i in found:
+                self.multipliers[i] *= factor
+        for found, penalty in penalties:
+            for i in found:
+                if not is_proximal(penalty):
+                    self.coupled[i].append(penalty)
+                elif self.proximal[i] is None:
+                    self.proximal[i] = penalty
+                else:
+                    raise ValueError(
+                        f"Two proximal penalties on {path_of(variables[i])}: {self.proximal[i]!r} and {penalty!r}. "
+                        "Their maps do not compose; give one object that does, such as L1L2, or make one of them "
+                        "act by its gradient with .coupled()."
+                    )
+        self._warn_of_double_shrinking(variables)
+
+    def penalties_of(self, i: int) -> list[Penalty]:
+        """All penalties that act in the update of weight `i`."""
+        return self.coupled[i] + ([self.proximal[i]] if self.proximal[i] is not None else [])  # type: ignore[list-item]
+
+    def _warn_of_double_shrinking(self, variables: Sequence[Variable]) -> None:
+        twice = [
+            path_of(v)
+            for i, v in enumerate(variables)
+            if self.decays[i] and any(map(_is_l2, [getattr(v, "regularizer", None), *self.penalties_of(i)]))
+        ]
+        if twice:
+            warnings.warn(
+                f"Weight decay and an L2 penalty both shrink {', '.join(twice[:8])}{' …' if len(twice) > 8 else ''}. "
+                "If only one is meant, leave the other out or restrict the decay with weight_decay_on=.",
+                stacklevel=2,
+            )
+
+
+def _is_l2(penalty: Any) -> bool:
+    if isinstance(penalty, (keras.regularizers.L2, keras.regularizers.L1L2)):
+        return bool(penalty.l2)
+    return bool(getattr(penalty, "is_quadratic", False))
