@@ -18,7 +18,7 @@ except ModuleNotFoundError as _error:
         "Keras takes the backend from the environment variable KERAS_BACKEND, by default tensorflow."
     ) from _error
 
-from keras_optreg import optimizers, select
+from keras_optreg import bounds, optimizers, select
 
-__all__ = ["optimizers", "select"]
+__all__ = ["bounds", "optimizers", "select"]
 __version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Tables of components: one row each, with its independent reference."""

@@ -1,0 +1,112 @@
+"""Steps an optimizer by hand, in every way the running backend has."""
+
+import keras
+import numpy as np
+from keras import ops
+
+BACKEND = keras.backend.backend()
+MODES = {"tensorflow": ("eager", "graph", "jit"), "jax": ("eager", "jit"), "torch": ("eager",)}.get(BACKEND, ("eager",))
+
+
+def variables_of(weights, constraint=None, **kwargs):
+    """One Keras variable a weight, named so that selectors find a kernel and a bias."""
+    named = [(f"w{i}_{'kernel' if np.ndim(w) > 1 else 'bias'}", w) for i, w in enumerate(weights)]
+    variables = [keras.Variable(w, name=name, **kwargs) for name, w in named]
+    for v in variables:
+        v.constraint = constraint
+    return variables
+
+
+def values_of(variables):
+    """Their values as NumPy arrays (float32 for 16-bit ones)."""
+    return [ops.convert_to_numpy(ops.cast(v, "float32") if "float16" in v.dtype else v.value) for v in variables]
+
+
+def stepper(optimizer, variables, mode="eager"):
+    """A function that applies one list of gradients; `mode` is one of `MODES`."""
+    optimizer.build(variables)
+
+    def tensors(grads):
+        return [None if g is None else ops.convert_to_tensor(g) for g in grads]
+
+    if mode == "eager":
+        return lambda grads: optimizer.apply(tensors(grads), variables)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        compiled = tf.function(lambda grads: optimizer.apply(grads, variables), jit_compile=mode == "jit", autograph=False)
+        return lambda grads: compiled(tensors(grads))
+    import jax
+
+    pure = jax.jit(optimizer.stateless_apply)
+
+    def step(grads):
+        new, state = pure([v.value for v in optimizer.variables], tensors(grads), [v.value for v in variables])
+        for v, value in zip([*variables, *optimizer.variables], [*new, *state], strict=True):
+            v.assign(value)
+
+    return step
+
+
+def minimise(optimizer, variables, gradients, steps):
+    """Take many steps on a function whose `gradients(*values)` are given, in one compiled loop where there is one."""
+    optimizer.build(variables)
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(autograph=False)
+        def loop():
+            def body(i):
+                optimizer.apply(gradients(*[ops.convert_to_tensor(v) for v in variables]), variables)
+                return [i + 1]
+
+            tf.while_loop(lambda i: i < steps, body, [0])
+
+        loop()
+    elif BACKEND == "jax":
+        import jax
+
+        def body(_, carry):
+            weights, state = carry
+            return tuple(map(list, optimizer.stateless_apply(state, gradients(*weights), weights)))
+
+        start = [v.value for v in variables], [v.value for v in optimizer.variables]
+        weights, state = jax.jit(lambda carry: jax.lax.fori_loop(0, steps, body, carry))(start)
+        for v, value in zip([*variables, *optimizer.variables], [*weights, *state], strict=True):
+            v.assign(value)
+    else:
+        for _ in range(steps):
+            optimizer.apply([ops.stop_gradient(g) for g in gradients(*[v.value for v in variables])], variables)
+
+
+def run(make, weights, gradients, mode="eager", **variable_options):
+    """Weights after the given steps, and the optimizer."""
+    variables = variables_of(weights, **variable_options)
+    optimizer = make()
+    step = stepper(optimizer, variables, mode)
+    for grads in gradients:
+        step(grads)
+    return values_of(variables), optimizer
+
+
+def run_reference(reference, weights, gradients, lr):
+    """Weights after the given steps, in float64; a None gradient leaves its weight alone."""
+    out, states = [np.asarray(w, "float64") for w in weights], [{} for _ in weights]
+    for t, grads in enumerate(gradients, 1):
+        rate = lr(t - 1) if callable(lr) else lr
+        for i, g in enumerate(grads):
+            if g is not None:
+                out[i] = reference(np.asarray(g, "float64"), out[i], states[i], t, rate)
+    return out
+
+
+def problem(steps=20, seed=0):
+    """Two weights, and gradients that change sign, span four orders of magnitude and hold exact zeros."""
+    rng = np.random.default_rng(seed)
+    shapes = [(3, 4), (5,)]
+    weights = [rng.normal(size=s).astype("float32") for s in shapes]
+    gradients = []
+    for _ in range(steps):
+        grads = [rng.normal(size=s) * 10.0 ** rng.uniform(-3, 1, size=s) for s in shapes]
+        gradients.append([(g * (rng.random(g.shape) > 0.15)).astype("float32") for g in grads])
+    return weights, gradients

@@ -1,0 +1,281 @@
+"""Every optimizer row, against its reference, its peers and the properties all optimizers have."""
+
+import json
+import re
+from functools import partial
+
+import keras
+import numpy as np
+import pytest
+from cases.optimizers import CASES
+from keras import ops
+from stepping import BACKEND, MODES, minimise, problem, run, run_reference, stepper, values_of, variables_of
+
+from keras_optreg import optimizers
+from keras_optreg.optimizers import RuleOptimizer
+from keras_optreg.regularizers import L1
+
+LR = 0.05
+WEIGHTS, GRADIENTS = problem()
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def assert_close(actual, expected, rtol=2e-5, atol=2e-6):
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
+
+
+@every_case
+def test_agrees_with_the_paper_in_every_mode(case):
+    expected = run_reference(case.reference, WEIGHTS, GRADIENTS, LR)
+    for mode in MODES:
+        actual, _ = run(partial(case.make, LR), WEIGHTS, GRADIENTS, mode)
+        assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.keras_peer], ids=str)
+def test_agrees_with_keras(case):
+    ours, _ = run(partial(case.make, 0.01), WEIGHTS, GRADIENTS)
+    theirs, _ = run(partial(case.keras_peer, 0.01), WEIGHTS, GRADIENTS)
+    assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch is installed beside the torch backend only")
+@pytest.mark.parametrize("case", [c for c in CASES if c.torch_peer], ids=str)
+def test_agrees_with_torch(case):
+    import torch
+
+    name, arguments = case.torch_peer
+    theirs = [torch.nn.Parameter(torch.tensor(w)) for w in WEIGHTS]
+    peer = getattr(torch.optim, name)(theirs, lr=LR, **arguments)
+    for grads in GRADIENTS:
+        for parameter, g in zip(theirs, grads, strict=True):
+            parameter.grad = torch.tensor(g)
+        peer.step()
+    tiny = {"epsilon": 1e-12} if "eps" in arguments else {}  # the conventions differ only in where ε stands
+    ours, _ = run(partial(case.make, LR, **tiny), WEIGHTS, GRADIENTS)
+    assert_close(ours, [p.detach().numpy() for p in theirs])
+
+
+@every_case
+def test_does_not_trace_the_rule_again(case, monkeypatch):
+    if BACKEND == "torch":
+        optimizer = case.make(LR)  # torch runs eagerly: the rule is called at every step, for every weight
+        assert not hasattr(optimizer.rule, "traces")
+        return
+    calls = []
+    cls, rule = type(case.make(LR)), type(case.make(LR)).rule
+    monkeypatch.setattr(cls, "rule", staticmethod(lambda *a, **k: (calls.append(1), rule(*a, **k))[1]))
+    variables = variables_of(WEIGHTS)
+    step = stepper(case.make(LR), variables, "jit")
+    step(GRADIENTS[0])
+    traced = len(calls)
+    for grads in GRADIENTS[1:4]:
+        step(grads)
+    assert traced >= len(WEIGHTS)
+    assert len(calls) == traced
+
+
+@every_case
+def test_config_survives_json(case):
+    optimizer = case.make(LR, clipnorm=1.5, use_ema=True, ema_momentum=0.5)
+    config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
+    restored = keras.optimizers.deserialize(config)
+    assert type(restored) is type(optimizer)
+    assert restored.get_config() == optimizer.get_config()
+    assert restored.get_config() == case.make(LR, clipnorm=1.5, use_ema=True, ema_momentum=0.5, name=optimizer.name).get_config()
+
+
+@every_case
+def test_saved_and_continued_equals_never_stopped(case):
+    unbroken, _ = run(partial(case.make, LR), WEIGHTS, GRADIENTS[:8])
+    half, first = run(partial(case.make, LR), WEIGHTS, GRADIENTS[:4])
+    store = {}
+    first.save_own_variables(store)
+    second = type(first).from_config(first.get_config())
+    variables = variables_of(half)
+    second.build(variables)
+    second.load_own_variables(store)
+    for grads in GRADIENTS[4:8]:
+        second.apply([ops.convert_to_tensor(g) for g in grads], variables)
+    assert_close(values_of(variables), unbroken, rtol=0, atol=0)
+
+
+@every_case
+def test_a_weight_without_gradient_is_left_alone(case):
+    gradients = [[GRADIENTS[0][0], None], [GRADIENTS[1][0], None], GRADIENTS[2], [GRADIENTS[3][0], None], GRADIENTS[4]]
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        first, _ = run(partial(case.make, LR), WEIGHTS, gradients[:2])
+    np.testing.assert_array_equal(first[1], WEIGHTS[1])
+    with pytest.warns(UserWarning, match="Gradients do not exist"):
+        actual, _ = run(partial(case.make, LR), WEIGHTS, gradients)
+    assert_close(actual, run_reference(case.reference, WEIGHTS, gradients, LR))
+
+
+@every_case
+def test_accumulation_of_k_equals_a_batch_of_k(case):
+    k = 4
+    whole = [[np.mean([GRADIENTS[b * k + i][j] for i in range(k)], axis=0) for j in range(2)] for b in range(3)]
+    expected = run_reference(case.reference, WEIGHTS, whole, LR)
+    for mode in MODES:
+        actual, optimizer = run(partial(case.make, LR, gradient_accumulation_steps=k), WEIGHTS, GRADIENTS[: 3 * k], mode)
+        assert_close(actual, expected)
+        assert int(optimizer.iterations) == 3
+
+
+@every_case
+def test_schedule_ticks_on_real_updates(case):
+    schedule = keras.optimizers.schedules.InverseTimeDecay(LR, 1, 0.5)
+    expected = run_reference(case.reference, WEIGHTS, GRADIENTS[:4], lambda step: LR / (1 + 0.5 * step))
+    actual, _ = run(partial(case.make, schedule), WEIGHTS, GRADIENTS[:4])
+    assert_close(actual, expected)
+    twice = [g for g in GRADIENTS[:4] for _ in range(2)]
+    actual, _ = run(partial(case.make, schedule, gradient_accumulation_steps=2), WEIGHTS, twice)
+    assert_close(actual, expected)
+
+
+@every_case
+def test_bfloat16_weights_have_float32_slots(case):
+    def rounded(w):
+        return ops.convert_to_numpy(ops.cast(ops.cast(w, "bfloat16"), "float32"))
+
+    def reference(g, w, s, t, lr):
+        return rounded(case.reference(rounded(g), w, s, t, lr).astype("float32")).astype("float64")
+
+    gradients = [[rounded(g) for g in grads] for grads in GRADIENTS[:10]]
+    expected = run_reference(reference, [rounded(w) for w in WEIGHTS], gradients, LR)
+    actual, optimizer = run(partial(case.make, LR), WEIGHTS, gradients, dtype="bfloat16")
+    # One rounding of w differs where the float32 value lies on the edge between two bfloat16 numbers.
+    assert_close(actual, expected, rtol=2**-7, atol=2**-9)
+    assert {v.dtype for v in optimizer.variables[2:]} <= {"float32"}
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has IndexedSlices")
+@every_case
+def test_sparse_gradients_equal_dense_ones(case):
+    import tensorflow as tf
+
+    rows, values = [2, 0, 2], np.arange(12, dtype="float32").reshape(3, 4) / 7
+    dense = np.zeros((3, 4), "float32")
+    np.add.at(dense, rows, values)
+    sparse = tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([3, 4]))
+    expected, _ = run(partial(case.make, LR, clipnorm=1.0), WEIGHTS[:1], [[dense]] * 3)
+    variables = variables_of(WEIGHTS[:1])
+    optimizer = case.make(LR, clipnorm=1.0)
+    for _ in range(3):
+        optimizer.apply([sparse], variables)
+    assert_close(values_of(variables), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("case", "bound"), [(c, b) for c in CASES for b in c.bad], ids=str)
+def test_each_number_is_refused_outside_its_range_and_taken_inside(case, bound):
+    name, outside, inside = bound
+    with pytest.raises(ValueError, match=rf"The `{name}` of \w+ must be a number in .* Received: {name}="):
+        case.make(LR, **{name: outside})
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        case.make(LR, **{name: float("nan")})
+    assert getattr(case.make(LR, **{name: inside}), name) == inside
+
+
+@every_case
+def test_every_number_has_a_range_that_is_tested(case):
+    declared = set(type(case.make(LR)).bounds)
+    same_class = [c for c in CASES if type(c.make(LR)) is type(case.make(LR))]
+    tested = {name for c in same_class for name, _, _ in c.bad}
+    assert declared == tested
+
+
+@every_case
+def test_misspelt_argument_is_refused(case):
+    with pytest.raises(ValueError, match=r"not recognized: \w+ has no argument `weight_decya`. Did you mean `weight_decay`"):
+        case.make(LR, weight_decya=0.1)
+
+
+@every_case
+def test_learning_rate_zero_and_integers_are_legal(case):
+    still, _ = run(partial(case.make, 0), WEIGHTS, GRADIENTS[:2])
+    assert_close(still, WEIGHTS, rtol=0, atol=0)
+    assert float(ops.convert_to_numpy(case.make(1).learning_rate)) == 1.0
+    with pytest.raises(ValueError, match="learning_rate"):
+        case.make(-0.1)
+
+
+@every_case
+def test_the_metric_is_the_step_of_a_constant_gradient(case):
+    """With the same gradient for ever, delta = -metric · gradient; and `has_metric` says whether there is one."""
+    seen = []
+    optimizer = case.make(LR, weight_decay=0.0)
+    cls, rule = type(optimizer), type(optimizer).rule
+    variables = variables_of([np.zeros(3, "float32")])
+    optimizer.build(variables)
+    state = {name: ops.zeros(3) + start for name, start in optimizer.slots.items()}
+    own = {name: getattr(optimizer, name) for name in optimizer._own_names}
+    g, shared = ops.convert_to_tensor(np.array([0.5, -2.0, 1.0], "float32")), dict(cls.shared_slots)
+    for t in range(1, 200):
+        t = ops.convert_to_tensor(float(t))
+        extra = {}
+        if shared:
+            shared = cls.share(shared, {}, lr=LR, t=t, **own)
+            extra["shared"] = shared
+        step = rule(g, ops.zeros(3), state, lr=LR, t=t, **extra, **own)
+        state = step.state
+        seen.append(step)
+    assert (step.metric is not None) == optimizer.has_metric
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(step.delta), ops.convert_to_numpy(-step.metric * g), rtol=2e-3, atol=1e-7
+    )
+
+
+@pytest.fixture(scope="module")
+def lasso_problem():
+    from sklearn.datasets import load_diabetes
+    from sklearn.linear_model import Lasso
+
+    x, y = load_diabetes(return_X_y=True)
+    x, y = (x - x.mean(0)) / x.std(0), (y - y.mean()) / y.std()
+    strength = 0.05
+    solution = Lasso(alpha=strength, fit_intercept=False, tol=1e-10, max_iter=100_000).fit(x, y).coef_
+    assert 0 < np.count_nonzero(solution) < x.shape[1]
+    return x.T @ x / len(y), x.T @ y / len(y), strength, solution
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.make(LR).has_metric], ids=str)
+def test_proximal_l1_ends_at_the_lasso_solution_with_its_zeros(case, lasso_problem):
+    gram, xy, strength, solution = lasso_problem
+    rate, steps = case.lasso
+    variables = variables_of([np.zeros((len(xy), 1), "float32")])
+    gram, xy = ops.convert_to_tensor(gram, "float32"), ops.convert_to_tensor(xy[:, None], "float32")
+    optimizer = case.make(rate, penalties=L1(strength), weight_decay=0.0)
+    minimise(optimizer, variables, lambda w: [ops.matmul(gram, w) - xy], steps)
+    found = values_of(variables)[0][:, 0]
+    np.testing.assert_array_equal(found == 0, solution == 0)
+    np.testing.assert_allclose(found, solution, atol=2e-4)
+
+
+def test_signatures_take_every_argument_of_keras():
+    import inspect
+
+    differing = {}
+    for name in optimizers.__all__:
+        theirs = getattr(keras.optimizers, name, None)
+        if theirs is None:
+            continue
+        ours = inspect.signature(getattr(optimizers, name)).parameters
+        for argument, parameter in inspect.signature(theirs.__init__).parameters.items():
+            if argument in ("self", "kwargs"):
+                continue
+            assert argument in ours, f"{name} lacks {argument}"
+            if ours[argument].default != parameter.default:
+                differing[f"{name}.{argument}"] = (ours[argument].default, parameter.default)
+    assert differing == {}, "a default that differs from Keras's belongs in the docs"
+
+
+def test_every_optimizer_has_a_row():
+    classes = {getattr(optimizers, name) for name in optimizers.__all__}
+    public = {c for c in classes if isinstance(c, type) and issubclass(c, RuleOptimizer) and c is not RuleOptimizer}
+    assert public == {type(c.make(LR)) for c in CASES}
+
+
+def test_a_wrong_kind_of_learning_rate_says_what_is_wanted():
+    with pytest.raises(ValueError, match=re.escape("The `learning_rate` of Adam should be a number, a schedule or a callable")):
+        optimizers.Adam("fast")
