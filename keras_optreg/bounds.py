@@ -45,4 +45,6 @@ def check(owner: str, values: Mapping[str, Any], bounds: Mapping[str, Interval])
     """
     for name, interval in bounds.items():
         if not is_number(values[name]) or values[name] not in interval:
-            raise ValueError(f"The `{name}` of {owner} must be a number in {interval}. Received: {name}={values[name]!r}")
+            raise ValueError(
+                f"The `{name}` of {owner} must be a number in {interval}. Received: {name}={values[name]!r}"
+            )

@@ -18,7 +18,20 @@ from typing import Any
 
 import keras
 
-__all__ = ["Selector", "as_selector", "biases", "embeddings", "everything", "kernels", "matching", "ndim", "path_of", "variables"]
+from keras_optreg.saving import deserialize, serialize
+
+__all__ = [
+    "Selector",
+    "as_selector",
+    "biases",
+    "embeddings",
+    "everything",
+    "kernels",
+    "matching",
+    "ndim",
+    "path_of",
+    "variables",
+]
 
 _serializable = keras.saving.register_keras_serializable("keras_optreg")
 
@@ -101,7 +114,9 @@ def as_selector(value: Any) -> Selector:
         hint = f"Write select.matching({value!r})."
     elif callable(value) and getattr(value, "__module__", None) == __name__:
         hint = f"Call it: select.{value.__name__}()."
-    raise TypeError(f"Expected a selector from keras_optreg.select, such as select.kernels(). {hint} Received: {value!r}")
+    raise TypeError(
+        f"Expected a selector from keras_optreg.select, such as select.kernels(). {hint} Received: {value!r}"
+    )
 
 
 @_serializable
@@ -186,11 +201,11 @@ class _Pair(Selector):
         return f"({self.left!r} {self.symbol} {self.right!r})"
 
     def get_config(self) -> dict[str, Any]:
-        return {side: keras.saving.serialize_keras_object(getattr(self, side)) for side in ("left", "right")}
+        return {side: serialize(getattr(self, side)) for side in ("left", "right")}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Selector:
-        return cls(**{side: keras.saving.deserialize_keras_object(value) for side, value in config.items()})
+        return cls(**{side: deserialize(value) for side, value in config.items()})
 
 
 @_serializable
@@ -221,11 +236,11 @@ class _Not(Selector):
         return f"~{self.selector!r}"
 
     def get_config(self) -> dict[str, Any]:
-        return {"selector": keras.saving.serialize_keras_object(self.selector)}
+        return {"selector": serialize(self.selector)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Selector:
-        return cls(keras.saving.deserialize_keras_object(config["selector"]))
+        return cls(deserialize(config["selector"]))
 
 
 def everything() -> Selector:

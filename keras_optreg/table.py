@@ -47,7 +47,9 @@ class Table:
     def __str__(self) -> str:
         text = self._text()
         widths = [max(len(line[i]) for line in text) for i in range(len(self.columns))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in text]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in text
+        ]
         return "\n".join(lines + ([self.footer] if self.footer else []))
 
     __repr__ = __str__

@@ -34,7 +34,9 @@ def stepper(optimizer, variables, mode="eager"):
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        compiled = tf.function(lambda grads: optimizer.apply(grads, variables), jit_compile=mode == "jit", autograph=False)
+        compiled = tf.function(
+            lambda grads: optimizer.apply(grads, variables), jit_compile=mode == "jit", autograph=False
+        )
         return lambda grads: compiled(tensors(grads))
     import jax
 

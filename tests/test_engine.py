@@ -11,7 +11,7 @@ from stepping import BACKEND, MODES, problem, run, run_reference, stepper, value
 import keras_optreg as kor
 from keras_optreg import select
 from keras_optreg.optimizers import SGD, WEIGHT, ZEROS, Adam, AdamW, RuleOptimizer, Step
-from keras_optreg.regularizers import L1, L2, L1L2
+from keras_optreg.regularizers import L1, L1L2, L2
 
 LR = 0.1
 WEIGHTS, GRADIENTS = problem(8)
@@ -27,7 +27,7 @@ def assert_close(actual, expected, rtol=2e-5, atol=2e-6):
         np.testing.assert_allclose(a, e, rtol=rtol, atol=atol)
 
 
-def by_hand(update, steps=len(GRADIENTS)):
+def by_hand(update, steps=8):
     """Float64 weights after `update(i, w, g, t)` for every weight i and step t."""
     out = [w.astype("float64") for w in WEIGHTS]
     for t, grads in enumerate(GRADIENTS[:steps], 1):
@@ -153,7 +153,7 @@ def test_the_proximal_step_is_adams_metric():
         epsilon_hat = 1e-7 / np.sqrt(1 - 0.999**t)
         return soft(w - lr * m_hat / (np.sqrt(v_hat) + epsilon_hat), 0.3 * lr / (np.sqrt(v_hat) + epsilon_hat))
 
-    # a gradient of exactly zero has no size: √v̂ = 0 makes the step α/ε, and the weight is set to zero. Keep clear of it.
+    # Keep clear of gradients of exactly zero: there √v̂ = 0 makes the step α/ε, and the weight is set to zero.
     gradients = [[np.where(g == 0, 0.1, g).astype("float32") for g in grads] for grads in GRADIENTS]
     actual, _ = run(lambda: Adam(LR, penalties=[(select.everything(), L1(0.3))]), WEIGHTS, gradients)
     assert_close(actual, run_reference(adam_then_soft, WEIGHTS, gradients, LR), rtol=1e-4, atol=1e-5)
@@ -283,7 +283,9 @@ def test_rate_and_scale_share_a_place_in_the_checkpoint():
     assert float(ops.convert_to_numpy(number.learning_rate)) == 2.0
 
 
-@pytest.mark.parametrize("schedule", [lambda: 0.25, keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.25])])
+@pytest.mark.parametrize(
+    "schedule", [lambda: 0.25, keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.5, 0.25])]
+)
 def test_callable_and_schedule_rates_reach_every_mode(schedule):
     for mode in MODES:
         actual, _ = run(lambda: SGD(schedule), WEIGHTS, GRADIENTS[:3], mode)
@@ -307,7 +309,9 @@ def schedule_free_sgd(g, w, state, *, lr, t, shared, wd, beta_1):
 class ScheduleFree(RuleOptimizer):
     slots = {"z": WEIGHT}
     shared_slots = {"sum": 0.0, "c": 0.0}
-    share = staticmethod(lambda old, sums, *, lr, t, beta_1: {"sum": old["sum"] + lr**2, "c": lr**2 / (old["sum"] + lr**2)})
+    share = staticmethod(
+        lambda old, sums, *, lr, t, beta_1: {"sum": old["sum"] + lr**2, "c": lr**2 / (old["sum"] + lr**2)}
+    )
     rule = staticmethod(schedule_free_sgd)
     bounds = {"beta_1": kor.bounds.FRACTION}
     owns_iterate = True
@@ -359,7 +363,9 @@ class Normalised(RuleOptimizer):
     shared_slots = {"norm": 0.0}
     measure = staticmethod(lambda g, w, state, shared, *, lr, t: {"squares": ops.sum(ops.square(g))})
     share = staticmethod(lambda old, sums, *, lr, t: {"norm": ops.sqrt(sums["squares"])})
-    rule = staticmethod(lambda g, w, state, *, lr, t, shared: Step(-lr * state["previous"] / shared["norm"], {"previous": g}))
+    rule = staticmethod(
+        lambda g, w, state, *, lr, t, shared: Step(-lr * state["previous"] / shared["norm"], {"previous": g})
+    )
 
     def __init__(self, learning_rate=0.1, **options):
         super().__init__(learning_rate, own={}, **options)
@@ -405,20 +411,27 @@ def test_values_do_not_alias_variables(mode):
 
 def test_selectors_hold_after_reload_although_paths_change(tmp_path):
     model = keras.Sequential(
-        [keras.Input((3, 2)), keras.Sequential([layers.Bidirectional(layers.LSTM(2), name="rnn")], name="body"), layers.Dense(1)]
+        [
+            keras.Input((3, 2)),
+            keras.Sequential([layers.Bidirectional(layers.LSTM(2), name="rnn")], name="body"),
+            layers.Dense(1),
+        ]
     )
     penalties = [(select.matching("sequential/body/") & select.kernels(), L1(0.01))]
-    model.compile(AdamW(0.01, weight_decay=0.1, weight_decay_on=select.matching("sequential/body/.*kernel"), penalties=penalties), "mse")
+    model.compile(
+        AdamW(0.01, weight_decay=0.1, weight_decay_on=select.matching("sequential/body/.*kernel"), penalties=penalties),
+        "mse",
+    )
     x, y = np.ones((4, 3, 2), "float32"), np.zeros((4, 1), "float32")
     model.fit(x, y, verbose=0)
     before = [v.path for v in model.trainable_variables]
-    plan = model.optimizer._plan
+    plan = model.optimizer.state.plan
     assert [bool(p) for p in plan.proximal] == plan.decays == ["kernel" in path and "body" in path for path in before]
     model.save(tmp_path / "m.keras")
     keras.utils.clear_session()
     keras.layers.Dense(1)
     loaded = keras.saving.load_model(tmp_path / "m.keras")
-    assert loaded.optimizer._plan.decays == plan.decays
+    assert loaded.optimizer.state.plan.decays == plan.decays
     for m in (model, loaded):
         m.fit(x, y, epochs=2, shuffle=False, verbose=0)
     assert_close([v for v in loaded.get_weights()], model.get_weights(), rtol=1e-6, atol=1e-7)

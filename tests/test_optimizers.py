@@ -83,7 +83,10 @@ def test_config_survives_json(case):
     restored = keras.optimizers.deserialize(config)
     assert type(restored) is type(optimizer)
     assert restored.get_config() == optimizer.get_config()
-    assert restored.get_config() == case.make(LR, clipnorm=1.5, use_ema=True, ema_momentum=0.5, name=optimizer.name).get_config()
+    assert (
+        restored.get_config()
+        == case.make(LR, clipnorm=1.5, use_ema=True, ema_momentum=0.5, name=optimizer.name).get_config()
+    )
 
 
 @every_case
@@ -118,7 +121,9 @@ def test_accumulation_of_k_equals_a_batch_of_k(case):
     whole = [[np.mean([GRADIENTS[b * k + i][j] for i in range(k)], axis=0) for j in range(2)] for b in range(3)]
     expected = run_reference(case.reference, WEIGHTS, whole, LR)
     for mode in MODES:
-        actual, optimizer = run(partial(case.make, LR, gradient_accumulation_steps=k), WEIGHTS, GRADIENTS[: 3 * k], mode)
+        actual, optimizer = run(
+            partial(case.make, LR, gradient_accumulation_steps=k), WEIGHTS, GRADIENTS[: 3 * k], mode
+        )
         assert_close(actual, expected)
         assert int(optimizer.iterations) == 3
 
@@ -187,7 +192,9 @@ def test_every_number_has_a_range_that_is_tested(case):
 
 @every_case
 def test_misspelt_argument_is_refused(case):
-    with pytest.raises(ValueError, match=r"not recognized: \w+ has no argument `weight_decya`. Did you mean `weight_decay`"):
+    with pytest.raises(
+        ValueError, match=r"not recognized: \w+ has no argument `weight_decya`. Did you mean `weight_decay`"
+    ):
         case.make(LR, weight_decya=0.1)
 
 
@@ -209,7 +216,7 @@ def test_the_metric_is_the_step_of_a_constant_gradient(case):
     variables = variables_of([np.zeros(3, "float32")])
     optimizer.build(variables)
     state = {name: ops.zeros(3) + start for name, start in optimizer.slots.items()}
-    own = {name: getattr(optimizer, name) for name in optimizer._own_names}
+    own = optimizer.own_arguments()
     g, shared = ops.convert_to_tensor(np.array([0.5, -2.0, 1.0], "float32")), dict(cls.shared_slots)
     for t in range(1, 200):
         t = ops.convert_to_tensor(float(t))
@@ -277,5 +284,7 @@ def test_every_optimizer_has_a_row():
 
 
 def test_a_wrong_kind_of_learning_rate_says_what_is_wanted():
-    with pytest.raises(ValueError, match=re.escape("The `learning_rate` of Adam should be a number, a schedule or a callable")):
+    with pytest.raises(
+        ValueError, match=re.escape("The `learning_rate` of Adam should be a number, a schedule or a callable")
+    ):
         optimizers.Adam("fast")

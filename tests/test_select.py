@@ -31,7 +31,12 @@ def names(selector, model):
 
 def test_kernels_are_matrices_and_filters_and_nothing_else(model):
     found = names(select.kernels(), model)
-    assert {p.rsplit("/", 1)[-1] for p in found} == {"kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel"}
+    assert {p.rsplit("/", 1)[-1] for p in found} == {
+        "kernel",
+        "recurrent_kernel",
+        "depthwise_kernel",
+        "pointwise_kernel",
+    }
     assert len([p for p in found if "attention" in p]) == 4
     assert len([p for p in found if "both" in p]) == 4
     assert not names(select.kernels(), model) & names(select.embeddings() | select.biases(), model)
@@ -68,7 +73,9 @@ def test_json_keeps_the_meaning(model):
 
 def test_resolve_names_what_exists_when_nothing_matches(model):
     assert select.matching("^head").resolve(model.weights, "x") == (len(model.weights) - 2, len(model.weights) - 1)
-    with pytest.raises(ValueError, match=r"`penalties`: matching\('haed'\) matches none of the weights.*table/embeddings"):
+    with pytest.raises(
+        ValueError, match=r"`penalties`: matching\('haed'\) matches none of the weights.*table/embeddings"
+    ):
         select.matching("haed").resolve(model.weights, "`penalties`")
 
 

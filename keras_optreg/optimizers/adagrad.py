@@ -20,6 +20,7 @@ def adagrad(
     initial_accumulator_value: float,
     epsilon: float,
 ) -> Step:
+    """Duchi et al. 2011, equation 1 of section 1.1, diagonal form."""
     s = state["s"] + ops.square(g)
     c = lr / ops.sqrt(s + epsilon)
     return Step(-c * g, {"s": s}, metric=c)

@@ -22,6 +22,7 @@ def adamax(
     beta_2: float,
     epsilon: float,
 ) -> Step:
+    """Algorithm 2 of Kingma & Ba 2015."""
     m = moving_average(state["m"], g, beta_1)
     u = ops.maximum(beta_2 * state["u"], ops.abs(g))
     c = lr / (u + epsilon)

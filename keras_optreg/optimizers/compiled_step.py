@@ -13,20 +13,21 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from keras_optreg.typing import Tensor, Variable
+from keras_optreg.optimizers.update_order import Pairs, updates
+from keras_optreg.typing import Tensor
 
 if TYPE_CHECKING:
     from keras_optreg.optimizers.rule_optimizer import RuleOptimizer
 
-_Pair = tuple[Variable, Tensor]
-
 
 class Runner:
-    """Carries out `optimizer.updates`, with gradient accumulation, for one built optimizer."""
+    """Carries out `update_order.updates`, with gradient accumulation, for one built optimizer."""
 
     def __init__(self, optimizer: "RuleOptimizer"):
         self._optimizer = optimizer
-        self._run = {"tensorflow": self._run_tensorflow, "torch": self._run_torch}.get(keras.backend.backend(), self._run_pure)
+        self._run = {"tensorflow": self._run_tensorflow, "torch": self._run_torch}.get(
+            keras.backend.backend(), self._run_pure
+        )
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def run(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
@@ -35,17 +36,17 @@ class Runner:
 
     # What is done with one micro-batch: the two branches of gradient accumulation, as generators of pairs.
 
-    def _update(self, grads: Sequence[Tensor], indices: tuple[int, ...], scalars: dict[str, Tensor]) -> Iterable[list[_Pair]]:
+    def _update(self, grads: Sequence[Tensor], indices: tuple[int, ...], scalars: dict[str, Tensor]) -> Iterable[Pairs]:
         sums = self._optimizer.accumulators(indices)
         if sums:
             k = self._optimizer.gradient_accumulation_steps
             grads = [(ops.convert_to_tensor(a) + g) / k for a, g in zip(sums, grads, strict=True)]
-        yield from self._optimizer.updates(grads, indices, **scalars)
+        yield from updates(self._optimizer, grads, indices, **scalars)
         if sums:
             every = [a for a in self._optimizer._accumulated_gradients if a is not None]
             yield [(a, ops.zeros(a.shape, a.dtype)) for a in every]
 
-    def _hold(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> Iterable[list[_Pair]]:
+    def _hold(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> Iterable[Pairs]:
         sums = self._optimizer.accumulators(indices)
         yield [(a, ops.convert_to_tensor(a) + g) for a, g in zip(sums, grads, strict=True)]
 
@@ -53,7 +54,7 @@ class Runner:
         count = ops.convert_to_tensor(self._optimizer._iterations)
         return ops.equal(ops.mod(count + 1, self._optimizer.gradient_accumulation_steps), 0)
 
-    def _selected(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> list[_Pair]:
+    def _selected(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> Pairs:
         """Both branches computed and one selected by value: right where no branching around assignments is possible."""
         optimizer = self._optimizer
         grads = optimizer.unscaled(grads)
@@ -63,7 +64,10 @@ class Runner:
         update = self._is_boundary()
         held = {id(target): value for pairs in self._hold(grads, indices) for target, value in pairs}
         return [
-            (target, ops.where(update, ops.cast(value, target.dtype), held.get(id(target), ops.convert_to_tensor(target))))
+            (
+                target,
+                ops.where(update, ops.cast(value, target.dtype), held.get(id(target), ops.convert_to_tensor(target))),
+            )
             for target, value in new
         ]
 
@@ -109,7 +113,9 @@ class Runner:
         else:
             self._call(self._update, grads, indices, optimizer.scalars())
 
-    def _call(self, branch: Callable[..., Any], grads: Sequence[Tensor], indices: tuple[int, ...], *scalars: Any) -> None:
+    def _call(
+        self, branch: Callable[..., Any], grads: Sequence[Tensor], indices: tuple[int, ...], *scalars: Any
+    ) -> None:
         import tensorflow as tf
 
         key = (branch.__name__, indices)
@@ -131,7 +137,7 @@ class Runner:
         return len({v.device for v in raw}) == 1
 
 
-def assign_all(pairs: Sequence[_Pair]) -> None:
+def assign_all(pairs: Pairs) -> None:
     """Assign every value to its variable, on every replica when a TensorFlow strategy is active."""
     backend = keras.backend.backend()
     if backend == "torch":
@@ -150,7 +156,7 @@ def assign_all(pairs: Sequence[_Pair]) -> None:
         target.assign(ops.cast(ops.convert_to_tensor(value), target.dtype))
 
 
-def _assign_torch(pairs: Sequence[_Pair]) -> None:
+def _assign_torch(pairs: Pairs) -> None:
     # Tensors of variables are live in torch: a value that *is* another variable's tensor must be copied first.
     live = {target.value.data_ptr() for target, _ in pairs}
     values = [ops.convert_to_tensor(value) for _, value in pairs]
@@ -159,11 +165,13 @@ def _assign_torch(pairs: Sequence[_Pair]) -> None:
         target.assign(value)
 
 
-def _assign_on_replicas(pairs: Sequence[_Pair]) -> None:
+def _assign_on_replicas(pairs: Pairs) -> None:
     import tensorflow as tf
 
     targets = [target.value if isinstance(target, keras.Variable) else target for target, _ in pairs]
-    values = [tf.cast(ops.convert_to_tensor(value), target.dtype) for target, (_, value) in zip(targets, pairs, strict=True)]
+    values = [
+        tf.cast(ops.convert_to_tensor(value), target.dtype) for target, (_, value) in zip(targets, pairs, strict=True)
+    ]
 
     def assign(strategy: Any, values: Sequence[Any]) -> None:
         for target, value in zip(targets, values, strict=True):

@@ -35,6 +35,7 @@ def nadam(
     beta_2: float,
     epsilon: float,
 ) -> Step:
+    """Algorithm 2 of Dozat 2016, with its momentum schedule."""
     mu, mu_next = scheduled_momentum(t, beta_1), scheduled_momentum(t + 1, beta_1)
     product = ops.cast(shared["product"], w.dtype)
     m = moving_average(state["m"], g, beta_1)

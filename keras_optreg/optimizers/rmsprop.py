@@ -22,6 +22,7 @@ def rmsprop(
     epsilon: float,
     centered: bool,
 ) -> Step:
+    """Slide 29 of lecture 6; centered as in Graves 2013, equations 38 to 45."""
     v = rho * state["v"] + (1 - rho) * ops.square(g)
     new = {"v": v}
     if centered:

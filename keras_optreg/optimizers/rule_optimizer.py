@@ -12,43 +12,22 @@ def lion(g, w, state, *, lr, t, beta_1, beta_2):
 The class beside it declares its slots and the legal ranges of its numbers, and is done.
 """
 
-import difflib
-import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import keras
 from keras import ops
 
-from keras_optreg import bounds, select
+from keras_optreg import select
 from keras_optreg.bounds import Interval
-from keras_optreg.optimizers import compiled_step, weight_plan
+from keras_optreg.optimizers import compiled_step, options, weight_plan
+from keras_optreg.optimizers.update_order import WEIGHT, ZEROS, Built, update_precision
+from keras_optreg.saving import deserialize, serialize, without_tensorflow
 from keras_optreg.select import Selector, path_of
 from keras_optreg.typing import Penalty, Tensor, Variable
 
-ZEROS = 0.0
-"""A slot that starts at zero. Any other number starts it there."""
-WEIGHT = "weight"
-"""A slot that starts as a copy of its weight."""
-
-_OPTION_DEFAULTS: dict[str, Any] = {
-    "weight_decay": None,
-    "weight_decay_on": None,
-    "learning_rate_multipliers": None,
-    "penalties": None,
-    "clipnorm": None,
-    "clipvalue": None,
-    "global_clipnorm": None,
-    "use_ema": False,
-    "ema_momentum": 0.99,
-    "ema_overwrite_frequency": None,
-    "loss_scale_factor": None,
-    "gradient_accumulation_steps": None,
-    "name": None,
-}
-_OWN_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties")
-_Pairs = list[tuple[Variable, Tensor]]
+__all__ = ["WEIGHT", "ZEROS", "RuleOptimizer", "Step"]
 
 
 class Step(NamedTuple):
@@ -100,14 +79,14 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = _full_signature(cls)  # so that help() and editors show every argument
+        cls.__signature__ = options.full_signature(cls)  # so that help() and editors show every argument
 
-    def __init__(self, learning_rate: Any, *, own: Mapping[str, Any], **options: Any):
+    def __init__(self, learning_rate: Any, *, own: Mapping[str, Any], **given: Any):
         owner = type(self).__name__
-        _check_names(owner, options, own)
-        engine = {name: options.pop(name, None) for name in _OWN_OPTIONS}
-        _check_options(owner, options)
-        super().__init__(learning_rate=_as_rate(owner, learning_rate), **options)
+        options.check_names(owner, given, own)
+        engine = {name: given.pop(name, None) for name in options.ENGINE_OPTIONS}
+        options.check_values(owner, given, own, self.bounds)
+        super().__init__(learning_rate=options.as_rate(owner, learning_rate), **given)
         if not isinstance(self._learning_rate, keras.Variable):
             self._learning_rate_scale = self.add_variable(
                 (), "ones", name="learning_rate_scale", aggregation="only_first_replica"
@@ -115,11 +94,6 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self._own_names = tuple(own)
         for name, value in own.items():
             setattr(self, name, value)
-        bounds.check(owner, own, self.bounds)
-        for name in set(own) - set(self.bounds):
-            if not isinstance(own[name], bool):
-                raise ValueError(f"The `{name}` of {owner} must be True or False. Received: {name}={own[name]!r}")
-
         if engine["weight_decay_on"] is not None:
             select.as_selector(engine["weight_decay_on"])
             if self.weight_decay is None:
@@ -156,7 +130,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
-        value = _as_rate(type(self).__name__, value)
+        value = options.as_rate(type(self).__name__, value)
         if not isinstance(value, float):
             if isinstance(self._learning_rate, keras.Variable):  # keep the variable: its place in checkpoints is fixed
                 self._learning_rate_scale = self._learning_rate
@@ -187,8 +161,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     # ------------------------------------------------------------------ variables
 
     def add_variable(self, shape: Any, initializer: Any = "zeros", dtype: Any = None, **kwargs: Any) -> Any:
-        """As Keras's, but never less precise than float32: a 16-bit average with a momentum of 0.999 does not move."""
-        dtype = _at_least_float32(dtype or keras.config.floatx())
+        """As Keras's, but in the precision of the update, which is never less than float32."""
+        dtype = update_precision(dtype or keras.config.floatx())
         return super().add_variable(shape, initializer=initializer, dtype=dtype, **kwargs)
 
     def build(self, variables: Sequence[Variable]) -> None:
@@ -196,58 +170,63 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         variables = list(variables)
-        plan, selected = self._plan_for(variables)
+        selected = self._select(variables)
+        plan = self._plan(selected, variables)
+        if self.owns_iterate:
+            self._refuse_constraints(variables)
+        plan.warn_of_double_shrinking(variables)
         super().build(variables)
-        names = list(self.slots)
-        starts = [keras.initializers.Constant(0.0 if s == WEIGHT else s) for s in self.slots.values()]
-        lists = self.add_optimizer_variables(variables, names, starts) if names else ()
-        self._slots = _Opaque(dict(zip(names, lists, strict=True)))
-        self._shared = _Opaque({
-            name: self.add_variable((), keras.initializers.Constant(first), dtype="float32", name=name,
-                                    aggregation="only_first_replica")
-            for name, first in self.shared_slots.items()
-        })  # fmt: skip
-        self._started = None
-        if WEIGHT in self.slots.values():  # filled inside the step: an assign here is lost inside `fit` on TensorFlow
-            self._started = self.add_variable((len(variables),), dtype="float32", name="started",
-                                              aggregation="only_first_replica")  # fmt: skip
-        self._plan = plan
+        names, starts = list(self.slots), list(self.slots.values())
+        initial = [keras.initializers.Constant(0.0 if start == WEIGHT else start) for start in starts]
+        lists = self.add_optimizer_variables(variables, names, initial) if names else ()
+        shared = {name: self._add_scalars((), first, name) for name, first in self.shared_slots.items()}
+        started = self._add_scalars((len(variables),), 0.0, "started") if WEIGHT in starts else None
+        self.state = Built(plan, dict(zip(names, lists, strict=True)), shared, started)
         self._built_with = _Opaque(weight_plan.remember(selected, variables)) if any(selected.values()) else None
         self._runner = compiled_step.Runner(self)
 
-    def _plan_for(self, variables: list[Variable]) -> tuple[weight_plan.WeightPlan, dict[str, Any]]:
-        multipliers, penalties = self.learning_rate_multipliers, self.penalties
+    def _add_scalars(self, shape: tuple[int, ...], start: float, name: str) -> Variable:
+        initializer = keras.initializers.Constant(start)
+        return self.add_variable(shape, initializer, dtype="float32", name=name, aggregation="only_first_replica")
+
+    def plan_for(self, variables: Sequence[Variable]) -> weight_plan.WeightPlan:
+        """What each of these weights gets from the engine (the weights it was built with, once it is built)."""
+        return self.state.plan if self.built else self._plan(self._select(variables), variables)
+
+    def _select(self, variables: Sequence[Variable]) -> dict[str, list[tuple[int, ...]]]:
         groups = {
             "weight_decay_on": [self.weight_decay_on] if self.weight_decay_on is not None else [],
-            "learning_rate_multipliers": [selector for selector, _ in multipliers],
-            "penalties": [selector for selector, _ in penalties],
+            "learning_rate_multipliers": [selector for selector, _ in self.learning_rate_multipliers],
+            "penalties": [selector for selector, _ in self.penalties],
         }
-        saved = self._built_with.value if self._built_with else None
-        if saved and len(saved["selected"].get("not_decayed", [])):
-            groups["not_decayed"] = [self._not_decayed]
-        selected = weight_plan.resolve(groups, variables, saved)
-        if self._not_decayed is not None and "not_decayed" not in selected:  # excluding nothing is legal, as in Keras
-            excluded = tuple(i for i, v in enumerate(variables) if self._not_decayed.selects(v))
-            selected["not_decayed"] = [excluded]
+        # `exclude_from_weight_decay` may find nothing, as in Keras; a selector that a user gives must find something.
+        optional = {"not_decayed": [self._not_decayed] if self._not_decayed is not None else []}
+        return weight_plan.resolve(groups, optional, variables, self._built_with.value if self._built_with else None)
+
+    def _plan(
+        self, selected: Mapping[str, list[tuple[int, ...]]], variables: Sequence[Variable]
+    ) -> weight_plan.WeightPlan:
         decaying = set(range(len(variables))) if self.weight_decay is not None else set()
         if selected["weight_decay_on"]:
             decaying &= set(selected["weight_decay_on"][0])
-        for found in selected.get("not_decayed", []):
-            decaying -= set(found)
-        plan = weight_plan.WeightPlan(
+        decaying -= {i for found in selected["not_decayed"] for i in found}
+        factors = [factor for _, factor in self.learning_rate_multipliers]
+        penalties = [penalty for _, penalty in self.penalties]
+        return weight_plan.WeightPlan(
             variables,
             decays=[i in decaying for i in range(len(variables))],
-            multipliers=[(f, m) for f, (_, m) in zip(selected["learning_rate_multipliers"], multipliers, strict=True)],
-            penalties=[(f, p) for f, (_, p) in zip(selected["penalties"], penalties, strict=True)],
+            multipliers=list(zip(selected["learning_rate_multipliers"], factors, strict=True)),
+            penalties=list(zip(selected["penalties"], penalties, strict=True)),
         )
+
+    def _refuse_constraints(self, variables: Sequence[Variable]) -> None:
         constrained = [path_of(v) for v in variables if getattr(v, "constraint", None) is not None]
-        if self.owns_iterate and constrained:
+        if constrained:
             raise ValueError(
                 f"{type(self).__name__} cannot keep the constraints of {', '.join(constrained)}: its rule rebuilds the "
                 "weights from a copy of its own, which the constraint would not reach. Remove the constraint or use "
                 "another optimizer."
             )
-        return plan, selected
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
         """Keep weights from decaying; as in Keras, but `var_names` are searched in the path, and it is saved.
@@ -282,9 +261,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
                     "`optimizer.build(variables)` first, or pass the variables as the second argument."
                 )
             trainable_variables = self._trainable_variables
-        variables = list(trainable_variables)
+        variables: list[Variable] = list(trainable_variables or ())
         if len(grads) != len(variables):
-            raise ValueError(f"Expected one gradient a variable. Received {len(grads)} gradients for {len(variables)} variables.")
+            raise ValueError(
+                f"Expected one gradient a variable. Received {len(grads)} gradients for {len(variables)} variables."
+            )
         if not self.built:
             self.build(variables)
         self._check_variables_are_known(variables)
@@ -295,7 +276,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         self._iterations.assign_add(1)
 
     def scalars(self) -> dict[str, Tensor]:
-        """The numbers of the coming update: learning rate, its count from 1, weight decay. Read outside compiled code."""
+        """The numbers of the coming update: learning rate, count from 1, weight decay. Read outside compiled code."""
         wd = self.weight_decay
         if callable(wd):
             wd = wd(self.iterations)
@@ -305,89 +286,19 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             "wd": ops.cast(0.0 if wd is None else wd, "float32"),
         }
 
+    def own_arguments(self) -> dict[str, Any]:
+        """The optimizer's own arguments, as its rule gets them."""
+        return {name: getattr(self, name) for name in self._own_names}
+
     def unscaled(self, grads: Sequence[Tensor]) -> list[Tensor]:
         """Gradients in the precision of the update, loss scale removed."""
         scale = self.loss_scale_factor
-        grads = [ops.cast(g, _at_least_float32(g.dtype)) for g in grads]
+        grads = [ops.cast(g, update_precision(g.dtype)) for g in grads]
         return grads if scale is None else [g / scale for g in grads]
 
     def accumulators(self, indices: Sequence[int]) -> list[Variable]:
         """Accumulated gradients of these weights; empty without gradient accumulation."""
         return [self._accumulated_gradients[i] for i in indices] if self.gradient_accumulation_steps else []
-
-    def updates(self, grads: Sequence[Tensor], indices: Sequence[int], lr: Tensor, t: Tensor, wd: Tensor) -> Iterator[_Pairs]:
-        """The update as (variable, next value) pairs, a list for each weight. Reads variables, assigns none.
-
-        Every list may be assigned before the next is asked for: no weight reads what belongs to another.
-        """
-        grads = self._clip_gradients(grads)
-        own = {name: getattr(self, name) for name in self._own_names}
-        started = None if self._started is None else ops.convert_to_tensor(self._started)
-        seen = [self._seen_by_rule(g, i, lr, wd, started) for g, i in zip(grads, indices, strict=True)]
-        extra: dict[str, Any] = {}
-        if self.shared_slots:
-            shared, pairs = self._next_shared(seen, lr, t, own)
-            yield pairs
-            extra["shared"] = shared
-        for (g, w, state, rate), i in zip(seen, indices, strict=True):
-            if self.owns_iterate:
-                extra["wd"] = ops.cast(wd, w.dtype) if self._plan.decays[i] else 0.0
-            step = type(self).rule(g, w, state, lr=rate, t=ops.cast(t, w.dtype), **extra, **own)
-            yield self._finished(i, w + step.delta, step, t)
-        rest = [i for i in range(len(self._trainable_variables)) if i not in indices] if self.use_ema else []
-        yield [pair for i in rest for pair in self._averaged(i, _read(self._trainable_variables[i]), t)]
-        if started is not None:
-            now = [float(i in indices) for i in range(len(self._trainable_variables))]
-            yield [(self._started, ops.maximum(started, ops.convert_to_tensor(now, "float32")))]
-
-    def _seen_by_rule(self, g: Tensor, i: int, lr: Tensor, wd: Tensor, started: Tensor | None) -> tuple[Any, ...]:
-        w = _read(self._trainable_variables[i])
-        g = ops.cast(g, w.dtype)
-        state = {name: ops.convert_to_tensor(slot[i]) for name, slot in self._slots.value.items()}
-        if started is not None:
-            for name in (n for n, start in self.slots.items() if start == WEIGHT):
-                state[name] = ops.where(started[i] > 0, state[name], w)
-        rate = ops.cast(lr, w.dtype)
-        if self._plan.multipliers[i] != 1.0:
-            rate = rate * self._plan.multipliers[i]
-        for penalty in self._plan.coupled[i]:
-            g = g + ops.cast(penalty.gradient(w), w.dtype)
-        if self._plan.decays[i] and not self.owns_iterate:
-            w = w - w * ops.cast(wd, w.dtype) * rate
-        return g, w, state, rate
-
-    def _next_shared(self, seen: Sequence[tuple[Any, ...]], lr: Tensor, t: Tensor, own: dict[str, Any]) -> tuple[dict[str, Tensor], _Pairs]:
-        old = {name: ops.convert_to_tensor(variable) for name, variable in self._shared.value.items()}
-        sums: dict[str, Tensor] = {}
-        if type(self).measure is not None:
-            for g, w, state, rate in seen:
-                for name, value in type(self).measure(g, w, state, old, lr=rate, t=t, **own).items():
-                    sums[name] = sums.get(name, 0.0) + ops.cast(value, "float32")
-        new = type(self).share(old, sums, lr=lr, t=t, **own)
-        return new, [(self._shared.value[name], new[name]) for name in self.shared_slots]
-
-    def _finished(self, i: int, w: Tensor, step: Step, t: Tensor) -> _Pairs:
-        variable = self._trainable_variables[i]
-        if self._plan.proximal[i] is not None:
-            w = self._plan.proximal[i].proximal(w, step.metric)
-        if getattr(variable, "constraint", None) is not None:
-            w = variable.constraint(w)
-        pairs = [(slot[i], step.state[name]) for name, slot in self._slots.value.items()]
-        averaged = self._averaged(i, w, t)
-        if not any(target is variable for target, _ in averaged):
-            averaged.append((variable, w))
-        return pairs + averaged
-
-    def _averaged(self, i: int, w: Tensor, t: Tensor) -> _Pairs:
-        if not self.use_ema or self._model_variables_moving_average[i] is None:
-            return []
-        average = self._model_variables_moving_average[i]
-        momentum = ops.where(t > 1, ops.cast(self.ema_momentum, w.dtype), ops.cast(0.0, w.dtype))
-        new = momentum * ops.convert_to_tensor(average) + (1 - momentum) * w
-        if not self.ema_overwrite_frequency:
-            return [(average, new)]
-        due = ops.equal(ops.mod(t, float(self.ema_overwrite_frequency)), 0.0)
-        return [(average, new), (self._trainable_variables[i], ops.where(due, new, w))]
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Variable]) -> None:
         compiled_step.assign_all([
@@ -400,9 +311,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """All arguments, and for a built optimizer the positions its selectors found."""
-        config = super().get_config()
-        config |= {name: getattr(self, name) for name in self._own_names}
-        serialize = keras.saving.serialize_keras_object
+        with without_tensorflow():
+            config = super().get_config()
+        config |= self.own_arguments()
         if callable(self.weight_decay):
             config["weight_decay"] = serialize(self.weight_decay)
         if self.weight_decay_on is not None:
@@ -423,7 +334,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
 
         def restored(value: Any) -> Any:
             if isinstance(value, dict) and "class_name" in value:
-                return keras.saving.deserialize_keras_object(value, custom_objects=custom_objects)
+                return deserialize(value, custom_objects)
             return value
 
         config = dict(config)
@@ -447,17 +358,6 @@ class _Opaque:
         self.value = value
 
 
-def _read(variable: Variable) -> Tensor:
-    """The value of a weight, in the precision of the update."""
-    value = ops.convert_to_tensor(variable)
-    return ops.cast(value, _at_least_float32(value.dtype))
-
-
-def _at_least_float32(dtype: Any) -> str:
-    name = keras.backend.standardize_dtype(dtype)
-    return "float32" if name in ("float16", "bfloat16") or name.startswith("float8") else name
-
-
 def _with_gradient(grads: Sequence[Tensor], variables: Sequence[Variable]) -> tuple[list[Tensor], list[Variable]]:
     missing = [path_of(v) for g, v in zip(grads, variables, strict=True) if g is None]
     if len(missing) == len(variables):
@@ -470,50 +370,3 @@ def _with_gradient(grads: Sequence[Tensor], variables: Sequence[Variable]) -> tu
         )
     kept = [(g, v) for g, v in zip(grads, variables, strict=True) if g is not None]
     return [g for g, _ in kept], [v for _, v in kept]
-
-
-def _as_rate(owner: str, rate: Any) -> Any:
-    """A legal learning rate: a number >= 0 as a float, a schedule or another callable as it is."""
-    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) or callable(rate):
-        return rate
-    if not isinstance(rate, str) and getattr(rate, "shape", None) == ():
-        rate = float(ops.convert_to_numpy(rate))
-    if not bounds.is_number(rate):
-        raise ValueError(
-            f"The `learning_rate` of {owner} should be a number, a schedule or a callable. Received: {rate!r}"
-        )
-    bounds.check(owner, {"learning_rate": float(rate)}, {"learning_rate": bounds.NON_NEGATIVE})
-    return float(rate)
-
-
-def _check_names(owner: str, options: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    known = [*_OPTION_DEFAULTS, *own, "learning_rate"]
-    for name in set(options) - set(known) - {"decay"}:  # Keras answers `decay` itself, with a warning
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"Did you mean `{close[0]}`?" if close else f"It takes {', '.join(known)}."
-        if name.endswith("_regularizer"):
-            hint = "A regularizer belongs to a layer (keras_optreg.attach(model, penalty)) or in `penalties=`."
-        raise ValueError(f"Argument(s) not recognized: {owner} has no argument `{name}`. {hint}")
-
-
-def _check_options(owner: str, options: Mapping[str, Any]) -> None:
-    ranges = {"clipnorm": bounds.POSITIVE, "clipvalue": bounds.POSITIVE, "global_clipnorm": bounds.POSITIVE,
-              "loss_scale_factor": bounds.POSITIVE, "weight_decay": bounds.NON_NEGATIVE}  # fmt: skip
-    given = {name: value for name, value in options.items() if name in ranges and value is not None}
-    if callable(given.get("weight_decay")):
-        given.pop("weight_decay")
-    bounds.check(owner, given, {name: ranges[name] for name in given})
-
-
-def _full_signature(cls: type) -> inspect.Signature:
-    own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.name != "self"]
-    named = [p for p in own if p.kind is not p.VAR_KEYWORD]
-    if len(named) == len(own):
-        return inspect.Signature(named)
-    taken = {p.name for p in named}
-    options = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
-        for name, default in _OPTION_DEFAULTS.items()
-        if name not in taken
-    ]
-    return inspect.Signature([*named, *options])

@@ -20,6 +20,7 @@ def sgd(
     nesterov: bool,
     dampening: float,
 ) -> Step:
+    """Equations 1 to 4 of Sutskever et al. 2013."""
     step = lr * (1 - dampening) * g
     if momentum == 0:
         return Step(-step, {}, metric=lr * (1 - dampening))

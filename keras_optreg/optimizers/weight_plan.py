@@ -1,4 +1,4 @@
-"""What each weight gets from the engine: its decay, its learning-rate multiplier, its penalties. Resolved once, at build."""
+"""What each weight gets from the engine: decay, learning-rate multiplier, penalties. Resolved once, at build."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ def as_penalties(value: Any) -> list[tuple[Selector, Penalty]]:
     if isinstance(value, Sequence) and not isinstance(value, str):
         groups = as_groups(value, "penalties", "[(select.kernels(), L1(1e-5))]")
     else:
-        groups = [(select.kernels(), value)]
+        groups: list[tuple[Selector, Any]] = [(select.kernels(), value)]
     for _, penalty in groups:
         if not isinstance(penalty, Penalty):
             raise TypeError(
@@ -72,16 +72,22 @@ def is_proximal(penalty: Penalty) -> bool:
 
 
 def resolve(
-    groups: Mapping[str, Sequence[Selector]], variables: Sequence[Variable], saved: Mapping[str, Any] | None
+    groups: Mapping[str, Sequence[Selector]],
+    optional: Mapping[str, Sequence[Selector]],
+    variables: Sequence[Variable],
+    saved: Mapping[str, Any] | None,
 ) -> dict[str, list[tuple[int, ...]]]:
-    """Positions selected by every selector of every group.
+    """Positions selected by every selector of every group; those in `optional` may find nothing.
 
     Paths change when a model is saved and loaded or rebuilt, positions do not: with `saved` from `remember` and
     weights of the same shapes, the saved positions hold. Otherwise the selectors are evaluated.
     """
     if saved and saved["shapes"] == _shapes(variables):
-        return {name: [tuple(found) for found in saved["selected"][name]] for name in groups}
-    return {name: [s.resolve(variables, f"`{name}`") for s in selectors] for name, selectors in groups.items()}
+        return {name: [tuple(found) for found in saved["selected"][name]] for name in (*groups, *optional)}
+    found = {name: [s.resolve(variables, f"`{name}`") for s in selectors] for name, selectors in groups.items()}
+    for name, selectors in optional.items():
+        found[name] = [tuple(i for i, v in enumerate(variables) if s.selects(v)) for s in selectors]
+    return found
 
 
 def remember(selected: Mapping[str, Sequence[tuple[int, ...]]], variables: Sequence[Variable]) -> dict[str, Any]:
@@ -123,13 +129,13 @@ class WeightPlan:
                         "Their maps do not compose; give one object that does, such as L1L2, or make one of them "
                         "act by its gradient with .coupled()."
                     )
-        self._warn_of_double_shrinking(variables)
 
     def penalties_of(self, i: int) -> list[Penalty]:
         """All penalties that act in the update of weight `i`."""
         return self.coupled[i] + ([self.proximal[i]] if self.proximal[i] is not None else [])  # type: ignore[list-item]
 
-    def _warn_of_double_shrinking(self, variables: Sequence[Variable]) -> None:
+    def warn_of_double_shrinking(self, variables: Sequence[Variable]) -> None:
+        """Say, with paths, where decay and an L2 penalty shrink the same weight."""
         twice = [
             path_of(v)
             for i, v in enumerate(variables)

@@ -87,7 +87,9 @@ _fraction = (("beta_1", 1.0, 0.999), ("beta_1", -1e-9, 0.0), ("beta_2", 1.0, 0.9
 _K = keras.optimizers
 
 CASES = [
-    Case("SGD", optimizers.SGD, sgd, _K.SGD, ("SGD", {}), (("momentum", 1.01, 1.0), ("dampening", 1.0, 0.99)), (0.1, 600)),
+    Case(
+        "SGD", optimizers.SGD, sgd, _K.SGD, ("SGD", {}), (("momentum", 1.01, 1.0), ("dampening", 1.0, 0.99)), (0.1, 600)
+    ),
     Case(
         "SGD-momentum",
         partial(optimizers.SGD, momentum=0.9),
@@ -110,7 +112,15 @@ CASES = [
         partial(sgd, momentum=0.9, dampening=0.9),
         lasso=(0.1, 900),
     ),
-    Case("RMSprop", optimizers.RMSprop, rmsprop, _K.RMSprop, None, (("rho", 1.01, 1.0), ("epsilon", -1.0, 0.0)), (0.005, 2500)),
+    Case(
+        "RMSprop",
+        optimizers.RMSprop,
+        rmsprop,
+        _K.RMSprop,
+        None,
+        (("rho", 1.01, 1.0), ("epsilon", -1.0, 0.0)),
+        (0.005, 2500),
+    ),
     Case(
         "RMSprop-momentum",
         partial(optimizers.RMSprop, momentum=0.5),
@@ -136,10 +146,19 @@ CASES = [
     ),
     Case("Adam", optimizers.Adam, adam, _K.Adam, ("Adam", {"eps": 1e-12}), _fraction),
     Case(
-        "Adam-amsgrad", partial(optimizers.Adam, amsgrad=True), partial(adam, amsgrad=True), partial(_K.Adam, amsgrad=True)
+        "Adam-amsgrad",
+        partial(optimizers.Adam, amsgrad=True),
+        partial(adam, amsgrad=True),
+        partial(_K.Adam, amsgrad=True),
     ),
-    Case("AdamW", optimizers.AdamW, partial(adam, decay=0.004), _K.AdamW, ("AdamW", {"eps": 1e-12, "weight_decay": 0.004}),
-         _fraction),
+    Case(
+        "AdamW",
+        optimizers.AdamW,
+        partial(adam, decay=0.004),
+        _K.AdamW,
+        ("AdamW", {"eps": 1e-12, "weight_decay": 0.004}),
+        _fraction,
+    ),
     Case(
         "AMSGrad",
         optimizers.AMSGrad,
@@ -150,4 +169,4 @@ CASES = [
     ),
     Case("Adamax", optimizers.Adamax, adamax, _K.Adamax, None, _fraction),
     Case("Nadam", optimizers.Nadam, nadam, _K.Nadam, None, _fraction),
-]  # fmt: skip
+]

@@ -1,0 +1,85 @@
+"""The arguments that all optimizers share: their names, defaults, legal values, and the signature that shows them."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_optreg import bounds
+
+OPTION_DEFAULTS: dict[str, Any] = {
+    "weight_decay": None,
+    "weight_decay_on": None,
+    "learning_rate_multipliers": None,
+    "penalties": None,
+    "clipnorm": None,
+    "clipvalue": None,
+    "global_clipnorm": None,
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+    "gradient_accumulation_steps": None,
+    "name": None,
+}
+ENGINE_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties")
+"""Those that Keras's base class does not know."""
+
+
+def as_rate(owner: str, rate: Any) -> Any:
+    """A legal learning rate: a number >= 0 as a float, a schedule or another callable as it is."""
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) or callable(rate):
+        return rate
+    if not isinstance(rate, str) and getattr(rate, "shape", None) == ():
+        rate = float(ops.convert_to_numpy(rate))
+    if not bounds.is_number(rate):
+        raise ValueError(
+            f"The `learning_rate` of {owner} should be a number, a schedule or a callable. Received: {rate!r}"
+        )
+    bounds.check(owner, {"learning_rate": float(rate)}, {"learning_rate": bounds.NON_NEGATIVE})
+    return float(rate)
+
+
+def check_names(owner: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse an argument that nobody knows, and say which one was probably meant."""
+    known = [*OPTION_DEFAULTS, *own, "learning_rate"]
+    for name in set(given) - set(known) - {"decay"}:  # Keras answers `decay` itself, with a warning
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean `{close[0]}`?" if close else f"It takes {', '.join(known)}."
+        if name.endswith("_regularizer"):
+            hint = "A regularizer belongs to a layer (keras_optreg.attach(model, penalty)) or in `penalties=`."
+        raise ValueError(f"Argument(s) not recognized: {owner} has no argument `{name}`. {hint}")
+
+
+def check_values(
+    owner: str, given: Mapping[str, Any], own: Mapping[str, Any], ranges: Mapping[str, bounds.Interval]
+) -> None:
+    """Refuse numbers outside their ranges, and flags that are neither True nor False."""
+    bounds.check(owner, own, ranges)
+    for name in set(own) - set(ranges):
+        if not isinstance(own[name], bool):
+            raise ValueError(f"The `{name}` of {owner} must be True or False. Received: {name}={own[name]!r}")
+    positive = ("clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor")
+    numbers = {name: given[name] for name in positive if given.get(name) is not None}
+    bounds.check(owner, numbers, {name: bounds.POSITIVE for name in numbers})
+    decay = given.get("weight_decay")
+    if decay is not None and not callable(decay):
+        bounds.check(owner, {"weight_decay": decay}, {"weight_decay": bounds.NON_NEGATIVE})
+
+
+def full_signature(cls: type) -> inspect.Signature:
+    """The signature of a class with the shared arguments named in place of `**options`."""
+    own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.name != "self"]
+    named = [p for p in own if p.kind is not p.VAR_KEYWORD]
+    if len(named) == len(own):
+        return inspect.Signature(named)
+    taken = {p.name for p in named}
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in OPTION_DEFAULTS.items()
+        if name not in taken
+    ]
+    return inspect.Signature([*named, *options])

@@ -1,0 +1,156 @@
+"""The order of one update, as pure arithmetic on values: every weight's next value, and that of all its slots.
+
+Clip; add the gradients of coupled penalties; decay; the rule; the proximal map; the constraint; the moving average.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import keras
+from keras import ops
+
+from keras_optreg.optimizers.weight_plan import WeightPlan
+from keras_optreg.typing import Tensor, Variable
+
+if TYPE_CHECKING:
+    from keras_optreg.optimizers.rule_optimizer import RuleOptimizer, Step
+
+ZEROS = 0.0
+"""A slot that starts at zero. Any other number starts it there."""
+WEIGHT = "weight"
+"""A slot that starts as a copy of its weight."""
+
+Pairs = list[tuple[Variable, Tensor]]
+
+
+@dataclass(eq=False)
+class Built:
+    """What a built optimizer has for its weights, besides what Keras's base class holds."""
+
+    plan: WeightPlan
+    slots: dict[str, list[Variable]]
+    shared: dict[str, Variable]
+    started: Variable | None
+    """1 for each weight that has had a gradient; only there when a slot starts as the weight."""
+
+
+class _Seen(NamedTuple):
+    """What the rule sees of one weight."""
+
+    g: Tensor
+    w: Tensor
+    state: dict[str, Tensor]
+    lr: Tensor
+
+
+def update_precision(dtype: Any) -> str:
+    """The dtype in which a weight is updated: float32 for 16-bit weights, otherwise its own.
+
+    A 16-bit average with a momentum of 0.999 does not move.
+    """
+    name = keras.backend.standardize_dtype(dtype)
+    return "float32" if name in ("float16", "bfloat16") or name.startswith("float8") else name
+
+
+def updates(
+    optimizer: "RuleOptimizer", grads: Sequence[Tensor], indices: Sequence[int], lr: Tensor, t: Tensor, wd: Tensor
+) -> Iterator[Pairs]:
+    """The update as (variable, next value) pairs, a list for each weight. Reads variables, assigns none.
+
+    Every list may be assigned before the next is asked for: no weight reads what belongs to another.
+
+    Args:
+        optimizer: the built optimizer.
+        grads: one gradient for each index, in `update_precision`, summed over replicas and accumulated.
+        indices: positions of the weights among those the optimizer was built with.
+        lr: learning rate, before multipliers.
+        t: the number of this update, from 1.
+        wd: weight decay.
+    """
+    cls, built, weights = type(optimizer), optimizer.state, optimizer._trainable_variables
+    own = optimizer.own_arguments()
+    grads = optimizer._clip_gradients(grads)
+    started = None if built.started is None else ops.convert_to_tensor(built.started)
+    seen = [_seen_by_rule(optimizer, g, i, lr, wd, started) for g, i in zip(grads, indices, strict=True)]
+    extra: dict[str, Any] = {}
+    if built.shared:
+        extra["shared"] = _next_shared(optimizer, seen, lr, t, own)
+        yield [(variable, extra["shared"][name]) for name, variable in built.shared.items()]
+    for one, i in zip(seen, indices, strict=True):
+        if cls.owns_iterate:
+            extra["wd"] = ops.cast(wd, one.w.dtype) if built.plan.decays[i] else 0.0
+        step = cls.rule(*one[:3], lr=one.lr, t=ops.cast(t, one.w.dtype), **extra, **own)
+        yield _finished(optimizer, i, one.w + step.delta, step, t)
+    if optimizer.use_ema:
+        rest = [i for i in range(len(weights)) if i not in indices]
+        yield [pair for i in rest for pair in _averaged(optimizer, i, _value(weights[i]), t)]
+    if started is not None:
+        now = [float(i in indices) for i in range(len(weights))]
+        yield [(built.started, ops.maximum(started, ops.convert_to_tensor(now, "float32")))]
+
+
+def _value(variable: Variable) -> Tensor:
+    value = ops.convert_to_tensor(variable)
+    return ops.cast(value, update_precision(value.dtype))
+
+
+def _seen_by_rule(
+    optimizer: "RuleOptimizer", g: Tensor, i: int, lr: Tensor, wd: Tensor, started: Tensor | None
+) -> _Seen:
+    built = optimizer.state
+    w = _value(optimizer._trainable_variables[i])
+    g = ops.cast(g, w.dtype)
+    state = {name: ops.convert_to_tensor(slot[i]) for name, slot in built.slots.items()}
+    if started is not None:  # filled here: an assign in `build` is lost inside `fit` on TensorFlow
+        for name in (name for name, start in optimizer.slots.items() if start == WEIGHT):
+            state[name] = ops.where(started[i] > 0, state[name], w)
+    lr = ops.cast(lr, w.dtype)
+    if built.plan.multipliers[i] != 1.0:
+        lr = lr * built.plan.multipliers[i]
+    for penalty in built.plan.coupled[i]:
+        g = g + ops.cast(penalty.gradient(w), w.dtype)
+    if built.plan.decays[i] and not type(optimizer).owns_iterate:
+        w = w - w * ops.cast(wd, w.dtype) * lr
+    return _Seen(g, w, state, lr)
+
+
+def _next_shared(
+    optimizer: "RuleOptimizer", seen: Sequence[_Seen], lr: Tensor, t: Tensor, own: dict[str, Any]
+) -> dict[str, Tensor]:
+    cls = type(optimizer)
+    old = {name: ops.convert_to_tensor(variable) for name, variable in optimizer.state.shared.items()}
+    sums: dict[str, Tensor] = {}
+    if cls.measure is not None:
+        for one in seen:
+            for name, value in cls.measure(*one[:3], old, lr=one.lr, t=t, **own).items():
+                sums[name] = sums.get(name, 0.0) + ops.cast(value, "float32")
+    assert cls.share is not None, f"{cls.__name__} declares shared_slots without share"
+    return cls.share(old, sums, lr=lr, t=t, **own)
+
+
+def _finished(optimizer: "RuleOptimizer", i: int, w: Tensor, step: "Step", t: Tensor) -> Pairs:
+    built, variable = optimizer.state, optimizer._trainable_variables[i]
+    proximal, constraint = built.plan.proximal[i], getattr(variable, "constraint", None)
+    if proximal is not None:
+        w = proximal.proximal(w, step.metric)
+    if constraint is not None:
+        w = constraint(w)
+    pairs = [(slot[i], step.state[name]) for name, slot in built.slots.items()]
+    averaged = _averaged(optimizer, i, w, t)
+    if not any(target is variable for target, _ in averaged):
+        pairs.append((variable, w))
+    return pairs + averaged
+
+
+def _averaged(optimizer: "RuleOptimizer", i: int, w: Tensor, t: Tensor) -> Pairs:
+    """The moving average of a weight, which starts at its first updated value; and the weight, when overwritten."""
+    average = optimizer._model_variables_moving_average[i] if optimizer.use_ema else None
+    if average is None:
+        return []
+    momentum = ops.where(t > 1, ops.cast(optimizer.ema_momentum, w.dtype), ops.cast(0.0, w.dtype))
+    new = momentum * ops.convert_to_tensor(average) + (1 - momentum) * w
+    if not optimizer.ema_overwrite_frequency:
+        return [(average, new)]
+    due = ops.equal(ops.mod(t, float(optimizer.ema_overwrite_frequency)), 0.0)
+    return [(average, new), (optimizer._trainable_variables[i], ops.where(due, new, w))]

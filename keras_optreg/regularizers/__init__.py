@@ -1,0 +1,25 @@
+"""Penalties, and the ways to give them to a model."""
+
+from keras_optreg.regularizers.attach import attach, detach, transfer
+from keras_optreg.regularizers.dropout import insert_dropout
+from keras_optreg.regularizers.l1 import L1
+from keras_optreg.regularizers.l1_l2 import L1L2
+from keras_optreg.regularizers.l2 import L2
+from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
+from keras_optreg.regularizers.report import report
+from keras_optreg.regularizers.sum import Sum
+from keras_optreg.regularizers.to_keras import to_keras
+
+__all__ = [
+    "L1",
+    "L1L2",
+    "L2",
+    "PenaltyRegularizer",
+    "Sum",
+    "attach",
+    "detach",
+    "insert_dropout",
+    "report",
+    "to_keras",
+    "transfer",
+]

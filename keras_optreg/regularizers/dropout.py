@@ -1,0 +1,154 @@
+"""Dropout for a model that exists."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import keras
+
+from keras_optreg.bounds import FRACTION, check
+from keras_optreg.saving import without_tensorflow
+
+Kinds = type[keras.Layer] | tuple[type[keras.Layer], ...]
+After = Kinds | str | Iterable[keras.Layer | str] | Callable[[keras.Layer], bool]
+
+_DENSE_AND_CONVOLUTIONS = (
+    keras.layers.Dense,
+    keras.layers.EinsumDense,
+    keras.layers.Conv1D,
+    keras.layers.Conv2D,
+    keras.layers.Conv3D,
+    keras.layers.Conv1DTranspose,
+    keras.layers.Conv2DTranspose,
+    keras.layers.Conv3DTranspose,
+    keras.layers.DepthwiseConv1D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv1D,
+    keras.layers.SeparableConv2D,
+)
+
+
+def insert_dropout(model: Any, rate: float, after: After | None = None, seed: int | None = None) -> keras.Model:
+    r"""A new model with dropout after the chosen layers; it shares all weights with the given one.
+
+    Use it to regularize a network that was built, or trained, without dropout. Training either model trains both: they
+    hold the same layers. Prediction and evaluation are unchanged, since dropout acts in training only.
+
+        training:   y ← y · b / (1 − rate),  b ~ Bernoulli(1 − rate), drawn anew for each element
+        inference:  y ← y
+
+    Args:
+        model: a built `Sequential` or functional model. Layers inside nested models are not reached: insert into
+            those first, or name the nested model itself.
+        rate: the fraction of elements set to zero, in [0, 1).
+        after: the layers to put dropout behind: a layer class or a tuple of classes, a regular expression for
+            `layer.name` (`re.search`), a list of layers or of their names, or a function of a layer, true for those.
+            Defaults to all dense and convolutional layers with an activation other than linear. The layers that make
+            the model's outputs are left out unless the list names them. A layer used several times gets several.
+        seed: an integer makes the masks reproducible; the k-th inserted layer draws from `seed + k`.
+
+    Returns:
+        The new model; compiled as the given one was, with a new optimizer, when that was compiled.
+
+    Raises:
+        TypeError: when the model is no Keras model, or `after` is none of these.
+        ValueError: when the rate is not in [0, 1), the model is a subclass of `keras.Model` (its layers cannot be
+            called one by one) or not built, no layer matches, or a chosen layer's output is not one tensor.
+
+    Example:
+        >>> layers = [keras.Input((3,)), keras.layers.Dense(8, "relu", name="hidden"), keras.layers.Dense(1)]
+        >>> [layer.name for layer in insert_dropout(keras.Sequential(layers), 0.5).layers][:2]
+        ['hidden', 'hidden_dropout']
+
+    Reference:
+        N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014; the
+        scaling in training ("inverted dropout") is Keras's.
+    """
+    check("insert_dropout", {"rate": rate}, {"rate": FRACTION})
+    _check_model(model)
+    outputs = {id(tensor._keras_history.operation) for tensor in keras.tree.flatten(model.outputs)}
+    chosen = {id(layer) for layer in _chosen(model, after, outputs)}
+    inserted: list[str] = []
+
+    def dropout_behind(layer: Any) -> keras.Layer:
+        again = sum(name.startswith(f"{layer.name}_dropout") for name in inserted)
+        inserted.append(f"{layer.name}_dropout" + (f"_{again}" if again else ""))
+        return keras.layers.Dropout(rate, seed=None if seed is None else seed + len(inserted) - 1, name=inserted[-1])
+
+    if isinstance(model, keras.Sequential):
+        start = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
+        layers: list[Any] = [start]
+        for layer in model.layers:
+            layers += [layer, dropout_behind(layer)] if id(layer) in chosen else [layer]
+        new_model = keras.Sequential(layers, name=model.name)
+        if model.compiled:
+            with without_tensorflow():
+                new_model.compile_from_config(model.get_compile_config())
+        return new_model
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        output = layer(*args, **kwargs)
+        if id(layer) not in chosen:
+            return output
+        if not isinstance(output, keras.KerasTensor):
+            raise ValueError(
+                f"insert_dropout: the output of {layer.name!r} is not one tensor but {type(output).__name__}. "
+                f"Leave this layer out of `after`."
+            )
+        return dropout_behind(layer)(output)
+
+    with without_tensorflow():
+        return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(f"insert_dropout takes a Keras model. Received: {model!r}")
+    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
+        raise ValueError(
+            f"insert_dropout takes Sequential and functional models. {type(model).__name__} subclasses keras.Model, "
+            "whose `call` decides what follows its layers: add keras.layers.Dropout there."
+        )
+    if not model.built or not model.inputs:
+        raise ValueError(
+            f"insert_dropout: the model {model.name!r} is not built, so there are no weights to share. "
+            f"Begin it with keras.Input(shape), or call it on data first."
+        )
+
+
+def _chosen(model: Any, after: After | None, outputs: set[int]) -> list[keras.Layer]:
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    inner = [layer for layer in layers if id(layer) not in outputs]
+    if after is None:
+        found = [layer for layer in inner if _has_activation(layer)]
+    elif isinstance(after, type) or (isinstance(after, tuple) and after and all(isinstance(a, type) for a in after)):
+        found = [layer for layer in inner if isinstance(layer, after)]
+    elif isinstance(after, str):
+        found = [layer for layer in inner if re.search(after, layer.name)]
+    elif isinstance(after, list | tuple | set):
+        unknown = [a for a in after if not any(a is layer or a == layer.name for layer in layers)]
+        if unknown:
+            raise ValueError(f"insert_dropout: {unknown!r} is not among the model's layers: {_names(layers)}.")
+        found = [layer for layer in layers if any(a is layer or a == layer.name for a in after)]
+    elif callable(after):
+        found = [layer for layer in inner if after(layer)]
+    else:
+        raise TypeError(
+            "The `after` of insert_dropout must be a layer class, a tuple of classes, a regular expression, a list of "
+            f"layers or names, or a function of a layer. Received: after={after!r}"
+        )
+    if not found:
+        raise ValueError(
+            f"insert_dropout: no layer matches after={after!r}. Output layers are left out unless a list names them, "
+            f"and layers inside nested models are not reached. The model's layers: {_names(layers)}."
+        )
+    return found
+
+
+def _has_activation(layer: keras.Layer) -> bool:
+    linear = (None, keras.activations.linear)
+    return isinstance(layer, _DENSE_AND_CONVOLUTIONS) and layer.activation not in linear  # type: ignore[attr-defined]
+
+
+def _names(layers: list[keras.Layer]) -> str:
+    return ", ".join(layer.name for layer in layers[:12]) + (f", … ({len(layers)} in all)" if len(layers) > 12 else "")

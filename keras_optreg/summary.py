@@ -1,0 +1,87 @@
+"""Which weight gets what: one table of rates, decays and penalties for a model and its optimizer."""
+
+import math
+from typing import Any
+
+from keras_optreg.regularizers.owners import owners_of
+from keras_optreg.select import path_of
+from keras_optreg.table import Table
+
+
+def summary(model: Any) -> Table:
+    """What every weight of a compiled model gets: rate, decay, penalties, frozen or not.
+
+    When to use it: before a long run, to see that selectors name what you mean and that no weight shrinks twice.
+
+    Args:
+        model: a built and compiled Keras model. With an optimizer of Keras, which has no multipliers or penalties of
+            its own, the columns show what that optimizer does.
+
+    Returns:
+        A table with the columns `weight` (its path), `shape`, `learning_rate_x` (the multiplier; empty when frozen),
+        `decay` (decoupled weight decay, empty for none), `penalty` (in the loss and in the update), `frozen`.
+
+    Raises:
+        ValueError: when the model is not built or not compiled.
+
+    Example:
+        >>> from keras import layers
+        >>> from keras_optreg import select
+        >>> from keras_optreg.optimizers import AdamW
+        >>> model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="head")])
+        >>> model.compile(AdamW(weight_decay_on=select.kernels()), "mse")
+        >>> print(summary(model))
+        weight       shape   learning rate x  decay  penalty  frozen
+        head/kernel  (3, 2)  1                0.004  -        no
+        head/bias    (2,)    1                -      -        no
+        8 weights in 2 variables, 0 frozen
+    """
+    owners = owners_of(model, "summary")
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError(
+            "summary: the model is not compiled, and it is the optimizer that is shown. Call model.compile(...)."
+        )
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    trainable = list(model.trainable_variables)
+    treatment = dict(zip(map(id, trainable), _treatment(optimizer, trainable), strict=True))
+    rows = []
+    for variable in (owner.variable for owner in owners if owner.is_parameter):
+        multiplier, decay, acting = treatment.get(id(variable), (None, None, []))
+        counts = id(variable) in treatment and variable.regularizer is not None
+        in_loss = [f"{_shown(variable.regularizer)} in the loss"] if counts else []
+        penalties = ", ".join(in_loss + acting) or None
+        rows.append((path_of(variable), tuple(variable.shape), multiplier, decay, penalties, multiplier is None))
+    frozen = sum(row[-1] for row in rows)
+    count = sum(math.prod(row[1]) for row in rows)
+    footer = f"{count:,} weights in {len(rows)} variables, {frozen} frozen"
+    return Table(("weight", "shape", "learning_rate_x", "decay", "penalty", "frozen"), rows, footer)
+
+
+def _treatment(optimizer: Any, variables: list[Any]) -> list[tuple[Any, Any, list[str]]]:
+    """(multiplier, decay, penalties in the update) of each variable."""
+    if hasattr(optimizer, "plan_for"):
+        plan = optimizer.plan_for(variables)
+        decay = _shown_number(optimizer.weight_decay)
+        return [
+            (
+                _shown_number(plan.multipliers[i]),
+                decay if plan.decays[i] else None,
+                [f"{penalty!r} in the update" for penalty in plan.penalties_of(i)],
+            )
+            for i in range(len(variables))
+        ]
+    decays = [optimizer.weight_decay is not None and optimizer._use_weight_decay(v) for v in variables]
+    return [(1, optimizer.weight_decay if d else None, []) for d in decays]
+
+
+def _shown(penalty: Any) -> str:
+    if type(penalty).__repr__ is not object.__repr__:
+        return repr(penalty)
+    arguments = ", ".join(f"{value:.4g}" for value in penalty.get_config().values() if isinstance(value, float))
+    return f"keras {type(penalty).__name__}({arguments})"  # Keras's own have no repr
+
+
+def _shown_number(value: Any) -> Any:
+    if callable(value):
+        return type(value).__name__
+    return int(value) if value is not None and value == int(value) and value != 0 else value

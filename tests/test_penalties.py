@@ -1,0 +1,230 @@
+"""Each penalty against its formula in NumPy, against Keras's class, and inside Keras's layers."""
+
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+from cases.regularizers import CASES
+from keras import ops
+
+from keras_optreg.regularizers import L1, L1L2, L2, PenaltyRegularizer
+
+W = np.random.default_rng(0).normal(size=(4, 3)) * 10.0 ** np.random.default_rng(1).integers(-2, 2, size=(4, 3))
+W[0, 0] = 0.0
+
+every_penalty = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def tensor(array, dtype="float32"):
+    return ops.cast(ops.convert_to_tensor(np.asarray(array, "float32")), dtype)
+
+
+def number(scalar):
+    return float(ops.convert_to_numpy(scalar))
+
+
+@every_penalty
+def test_value_is_the_formula_and_equals_keras(case):
+    penalty = case.make()
+    assert number(penalty(tensor(W))) == pytest.approx(case.value(W), rel=1e-6)
+    assert number(penalty(tensor(W))) == pytest.approx(number(case.keras_equal()(tensor(W))), rel=1e-6)
+
+
+@every_penalty
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+def test_value_is_float32_for_every_dtype(case, dtype):
+    value = case.make()(tensor(W, dtype))
+    assert keras.backend.standardize_dtype(value.dtype) == "float32"
+    assert number(value) == pytest.approx(case.value(W), rel=1e-2)
+
+
+@every_penalty
+def test_gradient_is_the_formula_and_the_slope(case):
+    gradient = ops.convert_to_numpy(case.make().gradient(tensor(W)))
+    np.testing.assert_allclose(gradient, case.gradient(W), rtol=1e-6)
+    w, h = np.where(W == 0, 0.5, W), 1e-6
+    slope = [(case.value(w + h * e) - case.value(w - h * e)) / (2 * h) for e in np.eye(w.size).reshape(-1, *w.shape)]
+    np.testing.assert_allclose(ops.convert_to_numpy(case.make().gradient(tensor(w))).ravel(), slope, rtol=1e-4)
+
+
+@every_penalty
+def test_proximal_map_is_the_minimiser(case):
+    """Element by element, the least value of ½(z − w)² + step·Ω(z) on a fine grid that holds 0."""
+    w = np.array([-2.0, -0.3, 0.0, 0.02, 0.7, 4.0])
+    grid = np.linspace(-5, 5, 10_001)
+    penalty = np.array([case.value(np.array([z])) for z in grid])
+    for step in (0.0, 0.5, 3.0):
+        expected = [grid[np.argmin(0.5 * (grid - x) ** 2 + step * penalty)] for x in w]
+        np.testing.assert_allclose(ops.convert_to_numpy(case.make().proximal(tensor(w), step)), expected, atol=6e-4)
+
+
+@every_penalty
+def test_proximal_map_takes_a_step_for_each_weight(case):
+    w, steps = np.array([-2.0, 0.3, 0.7]), [0.1, 2.0, 0.5]
+    together = ops.convert_to_numpy(case.make().proximal(tensor(w), tensor(steps)))
+    alone = [ops.convert_to_numpy(case.make().proximal(tensor(w), s))[i] for i, s in enumerate(steps)]
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [L1(1.0), L1L2(1.0, 0.5)])
+def test_l1_leaves_exact_zeros(penalty):
+    assert ops.convert_to_numpy(penalty.proximal(tensor([0.4, -0.5, 0.0]), 0.5)).tolist() == [0.0, 0.0, 0.0]
+
+
+@every_penalty
+@pytest.mark.parametrize("coupled", [False, True])
+def test_config_round_trips_through_json(case, coupled):
+    penalty = case.make().coupled() if coupled else case.make()
+    config = json.loads(json.dumps(keras.saving.serialize_keras_object(penalty)))
+    again = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    assert again == penalty
+    assert hash(again) == hash(penalty)
+    assert again.is_coupled is coupled
+    assert (again == case.make()) is not coupled
+
+
+def test_repr_equality_and_the_coupled_form():
+    assert repr(L1(0.0001)) == "L1(0.0001)"
+    assert repr(L1(0.5).coupled()) == "L1(0.5).coupled()"
+    assert repr(L1L2(0.5, 0.25)) == "L1L2(l1=0.5, l2=0.25)"
+    assert L2(1) == L2(1.0)
+    assert L2(1) != L2(2)
+    assert L2(1) != L1(1)
+    penalty = L2(1)
+    penalty.coupled()
+    assert not penalty.is_coupled
+    assert L2.halved(0.5) == L2(0.25)
+    assert L1.per_example(0.5, 10) == L1(0.025)
+
+
+def test_flags_follow_from_the_methods():
+    class Quartic(PenaltyRegularizer):
+        def penalty(self, x):
+            return ops.sum(x**4)
+
+    assert (L1.has_gradient, L1.has_proximal_map) == (True, True)
+    assert (Quartic.has_gradient, Quartic.has_proximal_map) == (False, False)
+    assert number(Quartic()(tensor([2.0]))) == 16
+    with pytest.raises(NotImplementedError, match="has_proximal_map"):
+        Quartic().proximal(tensor([2.0]), 1.0)
+    with pytest.raises(NotImplementedError, match="has_gradient"):
+        Quartic().gradient(tensor([2.0]))
+
+
+@pytest.mark.parametrize("wrong", [-1e-9, float("inf"), float("nan"), "0.1", True, [0.1]])
+@pytest.mark.parametrize("make", [L1, L2, L1L2, lambda s: L1L2(0.0, s), L1.halved, lambda s: L2.per_example(s, 10)])
+def test_a_wrong_strength_is_refused(make, wrong):
+    with pytest.raises(ValueError, match=r"must be a number in \[0, inf\)"):
+        make(wrong)
+
+
+@pytest.mark.parametrize("legal", [0, 0.0, 1, np.float32(0.5)])
+def test_a_legal_strength_is_taken(legal):
+    assert L2(legal).strength == float(legal)
+    assert number(L2(legal)(tensor([2.0]))) == 4 * float(legal)
+
+
+@pytest.mark.parametrize("wrong", [0, -5, None, "many"])
+def test_a_wrong_number_of_examples_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"`num_examples` of L2.per_example"):
+        L2.per_example(0.1, wrong)
+
+
+def test_names_of_arguments_are_keras_s():
+    """A drop-in: by position, by Keras's name, and with Keras's defaults."""
+    assert L1(l1=0.5) == L1(0.5) == L1(strength=0.5)
+    assert L2(l2=0.5) == L2(0.5) == L2(strength=0.5)
+    assert L1().strength == L2().strength == 0.01
+    assert L1L2(l2=0.5) == L1L2(0.0, 0.5)
+    for misspelt in (lambda: L2(strenght=0.1), lambda: L1(l2=0.1), lambda: L1L2(strength=0.1)):
+        with pytest.raises(TypeError, match="unexpected keyword argument"):
+            misspelt()
+    with pytest.raises(TypeError, match="not both"):
+        L2(0.1, l2=0.1)
+
+
+# Every Keras layer that takes a weight penalty: how to make it, the input it takes, its regularizer arguments.
+IMAGE, SERIES, VIDEO = (6, 6, 2), (5, 3), (3, 5, 5, 2)
+LAYERS = [
+    (keras.layers.Dense, {"units": 2}, (3,)),
+    (keras.layers.EinsumDense, {"equation": "ab,bc->ac", "output_shape": 2, "bias_axes": "c"}, (3,)),
+    (keras.layers.Conv1D, {"filters": 2, "kernel_size": 2}, SERIES),
+    (keras.layers.Conv2D, {"filters": 2, "kernel_size": 2}, IMAGE),
+    (keras.layers.Conv3D, {"filters": 2, "kernel_size": 2}, VIDEO),
+    (keras.layers.Conv1DTranspose, {"filters": 2, "kernel_size": 2}, SERIES),
+    (keras.layers.Conv2DTranspose, {"filters": 2, "kernel_size": 2}, IMAGE),
+    (keras.layers.Conv3DTranspose, {"filters": 2, "kernel_size": 2}, VIDEO),
+    (keras.layers.DepthwiseConv1D, {"kernel_size": 2}, SERIES),
+    (keras.layers.DepthwiseConv2D, {"kernel_size": 2}, IMAGE),
+    (keras.layers.SeparableConv1D, {"filters": 2, "kernel_size": 2}, SERIES),
+    (keras.layers.SeparableConv2D, {"filters": 2, "kernel_size": 2}, IMAGE),
+    (keras.layers.Embedding, {"input_dim": 4, "output_dim": 2}, (5,)),
+    (keras.layers.SimpleRNN, {"units": 2}, SERIES),
+    (keras.layers.LSTM, {"units": 2}, SERIES),
+    (keras.layers.GRU, {"units": 2}, SERIES),
+    (keras.layers.ConvLSTM1D, {"filters": 2, "kernel_size": 2}, (3, 5, 2)),
+    (keras.layers.ConvLSTM2D, {"filters": 2, "kernel_size": 2}, VIDEO),
+    (keras.layers.BatchNormalization, {}, (3,)),
+    (keras.layers.LayerNormalization, {}, (3,)),
+    (keras.layers.GroupNormalization, {"groups": 1}, (3,)),
+    (keras.layers.PReLU, {}, (3,)),
+    (keras.layers.MultiHeadAttention, {"num_heads": 2, "key_dim": 2}, SERIES),
+    (keras.layers.GroupQueryAttention, {"head_dim": 2, "num_query_heads": 2, "num_key_value_heads": 1}, SERIES),
+]
+
+
+def weight_penalties_of(layer_class):
+    parameters = [n for c in layer_class.__mro__ if c is not object for n in inspect.signature(c.__init__).parameters]
+    return {n for n in parameters if n.endswith("_regularizer") and n != "activity_regularizer"}
+
+
+@pytest.mark.parametrize(("layer_class", "arguments", "shape"), LAYERS, ids=lambda v: getattr(v, "__name__", ""))
+def test_every_layer_s_weight_penalties_count_once_and_equal_keras_s(layer_class, arguments, shape):
+    x = keras.Input(shape)
+    calls = (x, x) if "Attention" in layer_class.__name__ else (x,)
+    ours, keras_s = L1L2(0.3, 0.2), keras.regularizers.L1L2(0.3, 0.2)
+    names = weight_penalties_of(layer_class)
+    assert names
+    layer = layer_class(**arguments, **dict.fromkeys(names, ours))
+    layer(*calls)
+    for weight in layer.trainable_weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    twin = layer_class(**arguments, **dict.fromkeys(names, keras_s))
+    twin(*calls)
+    twin.set_weights(layer.get_weights())
+    assert len(layer.losses) == len(twin.losses) == len(layer.trainable_weights)
+    assert number(sum(layer.losses)) == pytest.approx(number(sum(twin.losses)), rel=1e-6)
+    assert all(weight.regularizer is ours for weight in layer.trainable_weights)
+
+
+@every_penalty
+def test_activity_penalty_is_divided_by_the_batch_as_keras_does(case):
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    layer = keras.layers.Dense(2, activity_regularizer=case.make())
+    y = ops.convert_to_numpy(layer(ops.convert_to_tensor(x)))
+    twin = keras.layers.Dense(2, activity_regularizer=case.keras_equal())
+    twin.build(x.shape)
+    twin.set_weights(layer.get_weights())
+    twin(ops.convert_to_tensor(x))
+    assert number(layer.losses[0]) == pytest.approx(case.value(y.astype("float64")) / 5, rel=1e-5)
+    assert number(layer.losses[0]) == pytest.approx(number(twin.losses[0]), rel=1e-6)
+
+
+def test_activity_penalty_does_not_overflow_in_mixed_float16():
+    layer = keras.layers.Dense(1, activity_regularizer=L2(1.0), kernel_initializer="ones", dtype="mixed_float16")
+    layer(np.full((2, 4), 100.0, "float32"))
+    assert number(layer.losses[0]) == 400.0**2  # 65504 is the largest float16
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "float16", "float64", "mixed_bfloat16", "mixed_float16"])
+def test_trains_under_every_dtype_policy(policy):
+    if policy == "float64" and keras.backend.backend() == "jax":
+        policy = "float32"  # JAX has no float64 unless it is switched on for the whole process
+    dense = keras.layers.Dense(1, kernel_regularizer=L2(0.5), kernel_initializer="ones", dtype=policy, use_bias=False)
+    model = keras.Sequential([keras.Input((2,)), dense])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    history = model.fit(np.zeros((4, 2), "float32"), np.zeros((4, 1), "float32"), epochs=2, batch_size=4, verbose=0)
+    # The data loss is 0, so the loss is ½·(w₁² + w₂²) and each step multiplies both weights by 1 − 0.1.
+    np.testing.assert_allclose(history.history["loss"], [1.0, 0.81], rtol=1e-2)
