@@ -18,7 +18,23 @@ except ModuleNotFoundError as _error:
         "Keras takes the backend from the environment variable KERAS_BACKEND, by default tensorflow."
     ) from _error
 
-from keras_optreg import bounds, optimizers, select
+from keras_optreg import bounds, callbacks, optimizers, regularizers, schedules, select
+from keras_optreg.check import check
+from keras_optreg.regularizers import attach, detach, report, transfer
+from keras_optreg.summary import summary
 
-__all__ = ["bounds", "optimizers", "select"]
+__all__ = [
+    "attach",
+    "bounds",
+    "callbacks",
+    "check",
+    "detach",
+    "optimizers",
+    "regularizers",
+    "report",
+    "schedules",
+    "select",
+    "summary",
+    "transfer",
+]
 __version__ = "0.1.0"

@@ -122,7 +122,7 @@ def _chosen(model: Any, after: After | None, outputs: set[int]) -> list[keras.La
     if after is None:
         found = [layer for layer in inner if _has_activation(layer)]
     elif isinstance(after, type) or (isinstance(after, tuple) and after and all(isinstance(a, type) for a in after)):
-        found = [layer for layer in inner if isinstance(layer, after)]
+        found = [layer for layer in inner if isinstance(layer, after)]  # pyright: ignore[reportArgumentType]
     elif isinstance(after, str):
         found = [layer for layer in inner if re.search(after, layer.name)]
     elif isinstance(after, list | tuple | set):

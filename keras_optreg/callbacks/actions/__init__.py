@@ -1,0 +1,7 @@
+"""Callbacks that change the training."""
+
+from keras_optreg.callbacks.actions.action import Action
+from keras_optreg.callbacks.actions.early_stopping import EarlyStopping
+from keras_optreg.callbacks.actions.learning_rate_decay import LearningRateDecay
+
+__all__ = ["Action", "EarlyStopping", "LearningRateDecay"]

@@ -1,0 +1,147 @@
+"""Measure while training, and record."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_optreg.callbacks.probes import Probe
+from keras_optreg.callbacks.writers import Writer
+
+
+class Monitor(keras.callbacks.Callback):
+    """Lets probes measure and writers record.
+
+    When: with `every=n`, after the steps n, 2n, 3n, ... (with `steps_per_execution=k`, after the execution in which
+    such a step fell); with `every="epoch"`, at the end of each epoch, after validation. A probe that measures what
+    happens over some steps (gradient norm, update ratio) measures over that one step, that one execution, or the whole
+    epoch; in between it computes nothing.
+
+    The step that writers get is `optimizer.iterations`, the number of real updates, which goes on across fits and
+    across saving and loading. Steps are counted from it when an epoch begins, so with gradient accumulation `every`
+    counts updates, not micro-batches.
+
+    Everything that probes put into the model or the optimizer is gone when `fit` ends, and is left out of files
+    saved meanwhile. A fit with gradient or loss probes compiles its train function anew.
+
+    Args:
+        probes: What to measure.
+        writers: Where to record it.
+        every: Updates between measurements, or `"epoch"`.
+
+    Raises:
+        TypeError: For what is no probe or no writer.
+        ValueError: For another `every`; in training, when two probes measure under the same name.
+
+    Example:
+        ```python
+        memory = MemoryWriter()
+        monitor = Monitor([GradientNorm(), LearningRate()], [memory], every=10)
+        model.fit(x, y, epochs=5, callbacks=[monitor])
+        steps, norms = memory.history["gradient_norm"]
+        ```
+    """
+
+    def __init__(self, probes: Sequence[Probe], writers: Sequence[Writer], every: int | str = "epoch"):
+        super().__init__()
+        for things, kind in ((probes, Probe), (writers, Writer)):
+            for thing in things:
+                if not isinstance(thing, kind):
+                    raise TypeError(f"Monitor takes {kind.__name__.lower()}s as a list. Received: {thing!r}")
+        if every != "epoch" and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise ValueError(f"The `every` of Monitor is a number of steps >= 1, or 'epoch'. Received: every={every!r}")
+        self.probes = list(probes)
+        self.writers = list(writers)
+        self.every = every
+        self._watched: Any = None  # the model, while the probes are in it
+
+    def on_train_begin(self, logs=None):
+        self._stop()  # a training that was interrupted did not get to its end
+        model = self.model
+        for writer in self.writers:
+            writer.open()
+        if model.built:
+            self._start(model)
+        self._due = False
+        self._length = model.steps_per_execution
+        self._accumulated = getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
+
+    def _start(self, model: Any) -> None:
+        self._watched = model
+        if any([probe.start(model) for probe in self.probes]):  # all of them, not until the first True
+            _compile_anew(model)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        model = self.model
+        self._before = int(_host(model.optimizer.iterations)) * self._accumulated
+        if self.every == "epoch" and self._watched is not None:
+            self._prepare(model)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.every == "epoch" or self._watched is None:
+            return
+        done, period = self._before + batch, self.every * self._accumulated
+        self._due = (done + self._length) // period > done // period
+        if self._due:
+            self._prepare(self.model)  # on JAX, `self.model` brings the state to the host: only when due
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._watched is None:  # on TensorFlow, a model without an input shape is built in its first step
+            self._start(self.model)
+            if self.every == "epoch":
+                self._prepare(self.model)
+        elif self._due:
+            self._due = False
+            self._record(logs)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.every == "epoch":
+            self._record(logs)
+
+    def on_train_end(self, logs=None):
+        self._stop()
+        for writer in self.writers:
+            writer.close()
+
+    def _stop(self) -> None:
+        if self._watched is None:
+            return
+        for probe in self.probes:
+            probe.stop(self._watched)
+        _compile_anew(self._watched)
+        self._watched = None
+
+    def _prepare(self, model: Any) -> None:
+        for probe in self.probes:
+            probe.prepare(model)
+
+    def _record(self, logs: dict[str, float] | None) -> None:
+        model = self.model
+        values: dict[str, float | np.ndarray] = {}
+        for probe in self.probes:
+            measured = {name: _host(value) for name, value in probe.measure(model, logs or {}).items()}
+            if twice := values.keys() & measured.keys():
+                raise ValueError(
+                    f"{type(probe).__name__} measures {', '.join(sorted(twice))}, which another probe of the same "
+                    "Monitor measures too. Leave one of them out, or put it into a Monitor of its own."
+                )
+            values |= measured
+        step = int(_host(model.optimizer.iterations))
+        for writer in self.writers:
+            writer.write(step, values)
+            if self.every == "epoch":
+                writer.flush()
+
+
+def _host(value: Any) -> float | np.ndarray:
+    """A float, or for a tensor with a rank a NumPy array."""
+    if isinstance(value, (int, float)):
+        return float(value)
+    array = np.asarray(keras.ops.convert_to_numpy(value))
+    return float(array) if array.ndim == 0 else array
+
+
+def _compile_anew(model: Any) -> None:
+    model.make_train_function(force=True)
+    model.test_function = None

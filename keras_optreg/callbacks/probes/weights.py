@@ -1,0 +1,103 @@
+"""Measures of the weights: their norms, how far an update moves them, and how they are distributed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras import ops
+
+from keras_optreg import select
+from keras_optreg.bounds import POSITIVE, check
+from keras_optreg.callbacks.probes.probe import Probe
+
+
+def norm(tensor: Any) -> Any:
+    """Euclidean norm over all entries, summed in float32."""
+    return ops.sqrt(ops.sum(ops.square(ops.cast(tensor, "float32"))))
+
+
+class _WeightProbe(Probe):
+    """A probe of the trainable weights that a selector names."""
+
+    def __init__(self, on: select.Selector | None = None):
+        self.on = select.everything() if on is None else select.as_selector(on)
+
+    def _weights(self, model: Any) -> list[Any]:
+        weights = model.trainable_variables
+        return [weights[i] for i in self.on.resolve(weights, type(self).__name__)]
+
+
+class WeightNorm(_WeightProbe):
+    """The norm of each weight, `weight_norm/<path>`, and of all together, `weight_norm`.
+
+        ‖w‖ = √Σ wᵢ²
+
+    Args:
+        on: Which of the trainable weights, a selector; all of them when `None`.
+    """
+
+    def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
+        norms = {select.path_of(w): norm(w) for w in self._weights(model)}
+        whole = norm(ops.stack(list(norms.values())))
+        return {"weight_norm": whole, **{f"weight_norm/{path}": value for path, value in norms.items()}}
+
+
+class UpdateRatio(_WeightProbe):
+    """How far the update moved each weight, relative to its size: `update_ratio/<path>`, and `update_ratio` over all.
+
+        ‖w_after − w_before‖ / max(‖w_before‖, floor · √size)
+
+    About 1e-3 is healthy; far above, the learning rate is too high, far below, too low or the layer hardly learns. The
+    floor takes a root-mean-square below it as it, so that biases that start at zero do not give 1e11. Measured over
+    one update, or, with `steps_per_execution` or per epoch, over all of them.
+
+    Args:
+        on: Which of the trainable weights, a selector; all of them when `None`.
+        floor: The smallest root-mean-square of a weight that counts, > 0. 1e-3 is Adafactor's.
+
+    Reference:
+        Shazeer and Stern, "Adafactor: Adaptive learning rates with sublinear memory cost", 2018, section 8 (the floor).
+    """
+
+    def __init__(self, on: select.Selector | None = None, floor: float = 1e-3):
+        super().__init__(on)
+        check("UpdateRatio", {"floor": floor}, {"floor": POSITIVE})
+        self.floor = floor
+        self._before: list[Any] | None = None
+
+    def prepare(self, model: Any) -> None:
+        # A copy, since a variable's value is overwritten in place (TensorFlow, torch) or donated (JAX).
+        self._before = [ops.copy(ops.stop_gradient(w)) for w in self._weights(model)]
+
+    def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
+        weights = self._weights(model)
+        if self._before is None:
+            return {}
+        moved = [norm(ops.subtract(ops.stop_gradient(w), b)) for w, b in zip(weights, self._before, strict=True)]
+        sizes = [
+            ops.maximum(norm(b), self.floor * float(max(_size(w), 1)) ** 0.5)
+            for w, b in zip(weights, self._before, strict=True)
+        ]
+        self._before = None
+        each = {f"update_ratio/{select.path_of(w)}": m / s for w, m, s in zip(weights, moved, sizes, strict=True)}
+        return {"update_ratio": norm(ops.stack(moved)) / norm(ops.stack(sizes)), **each}
+
+    def stop(self, model: Any) -> None:
+        self._before = None
+
+
+class Weights(_WeightProbe):
+    """The weights themselves, as arrays `weights/<path>`; a histogram in TensorBoard.
+
+    Args:
+        on: Which of the trainable weights, a selector; all of them when `None`.
+    """
+
+    def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
+        return {f"weights/{select.path_of(w)}": w for w in self._weights(model)}
+
+
+def _size(weight: Any) -> int:
+    size = 1
+    for dimension in weight.shape:
+        size *= int(dimension)
+    return size

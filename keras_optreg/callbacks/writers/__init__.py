@@ -1,0 +1,9 @@
+"""Records of what probes measured."""
+
+from keras_optreg.callbacks.writers.console import ConsoleWriter
+from keras_optreg.callbacks.writers.csv import CSVWriter
+from keras_optreg.callbacks.writers.memory import MemoryWriter
+from keras_optreg.callbacks.writers.tensorboard import TensorBoardWriter
+from keras_optreg.callbacks.writers.writer import Writer
+
+__all__ = ["CSVWriter", "ConsoleWriter", "MemoryWriter", "TensorBoardWriter", "Writer"]

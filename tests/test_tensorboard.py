@@ -1,0 +1,171 @@
+"""TensorBoard reads what we write: a real server, asked over HTTP; and TensorFlow stays away."""
+
+import contextlib
+import json
+import os
+import re
+import selectors
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_optreg.callbacks import LearningRateDecay, TensorBoard
+from keras_optreg.schedules import StepDecay
+
+BACKEND = keras.backend.backend()
+X = np.random.default_rng(1).normal(size=(12, 3)).astype("float32")
+Y = X.sum(axis=1, keepdims=True)
+
+
+# As `python -m tensorboard.main`, but with TensorBoard's own switch to do without TensorFlow, which it does not need to
+# read scalars and histograms, and which takes most of its start.
+SERVE = """
+import sys, types
+sys.modules["tensorboard.compat.notf"] = types.ModuleType("tensorboard.compat.notf")
+from tensorboard import main
+main.run_main()
+"""
+
+
+@contextlib.contextmanager
+def server(logs, seconds=120):
+    """The address of a TensorBoard that shows `logs`."""
+    command = [sys.executable, "-c", SERVE, "--logdir", str(logs), "--host", "127.0.0.1", "--port", "0"]
+    command += ["--reload_interval", "1", "--load_fast", "false"]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        said, end = "", time.monotonic() + seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while (found := re.search(r"http://127\.0\.0\.1:\d+", said)) is None:
+                assert time.monotonic() < end, f"TensorBoard did not start: {said}"
+                assert process.poll() is None, f"TensorBoard ended: {said}{process.stdout.read()}"
+                if selector.select(timeout=1):
+                    said += process.stdout.readline()
+        yield found.group()
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+
+
+def ask(address, what, **query):
+    with urllib.request.urlopen(f"{address}/data/plugin/{what}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_a_run_is_read_back_over_http(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, kernel_regularizer="l2"), layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+    board = TensorBoard(tmp_path / "run", norms_every=2, histograms=True)
+    decay = LearningRateDecay(StepDecay(0.1, 0.5, 1))
+    options = dict(batch_size=3, validation_split=0.25, verbose=0, callbacks=[decay, board])
+    first = model.fit(X, Y, epochs=2, **options).history
+    second = model.fit(X, Y, epochs=1, **options).history  # goes on counting
+    with server(tmp_path) as address:
+        end = time.monotonic() + 60
+        while len(tags := ask(address, "scalars/tags")) < 2:
+            assert time.monotonic() < end, f"runs: {list(tags)}"
+            time.sleep(0.5)
+
+        def values(run, tag):
+            points = ask(address, "scalars/scalars", run=run, tag=tag)
+            return [(step, value) for _, step, value in points]
+
+        logged = {name: [*first[name], *second[name]] for name in first}
+        parts = ["loss", "mae", "data_loss", "penalty"]
+        for name in parts:
+            for run, prefix in (("run/train", ""), ("run/validation", "val_")):
+                expected = list(enumerate(logged[prefix + name]))
+                np.testing.assert_allclose(values(run, f"epoch_{name}"), expected, rtol=1e-6, err_msg=name)
+        assert set(tags["run/validation"]) == {f"epoch_{name}" for name in parts}
+        gaps = np.subtract(logged["val_mae"], logged["mae"])
+        assert [v for _, v in values("run/train", "epoch_gap_mae")] == pytest.approx(list(gaps), rel=1e-4)
+        np.testing.assert_allclose(
+            values("run/train", "epoch_learning_rate"), [(0, 0.1), (1, 0.05), (2, 0.1)], rtol=1e-6
+        )
+        rates = [0.1] * 3 + [0.05] * 3 + [0.1] * 3
+        np.testing.assert_allclose(values("run/train", "learning_rate"), list(enumerate(rates, start=1)), rtol=1e-6)
+        for norm in ("gradient_norm", "weight_norm", "update_ratio"):
+            found = values("run/train", norm)
+            assert [step for step, _ in found] == [2, 4, 6, 8]
+            assert all(np.isfinite(value) and value > 0 for _, value in found)
+            assert {t for t in tags["run/train"] if t.startswith(f"{norm}/")} == {
+                f"{norm}/{w.path}" for w in model.trainable_variables
+            }
+        kernel = model.layers[0].kernel.path
+        histograms = ask(address, "histograms/histograms", run="run/train", tag=f"weights/{kernel}")
+        assert [step for _, step, _ in histograms] == [3, 6, 9]
+        assert sum(count for _, _, count in histograms[-1][2]) == pytest.approx(6)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras's own callback writes through TensorFlow")
+def test_tags_are_those_of_keras(tmp_path):
+    """Everything Keras's own callback writes per epoch has the same tag, run and step here."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def scalar(proto):
+        return float(proto.float_val[0] if proto.float_val else np.frombuffer(proto.tensor_content, "float32")[0])
+
+    written = {}
+    for name, board in (("keras", keras.callbacks.TensorBoard), ("ours", TensorBoard)):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+        options = {"write_graph": False} if name == "keras" else {}
+        model.fit(X, Y, epochs=2, verbose=0, validation_split=0.25, callbacks=[board(str(tmp_path / name), **options)])
+        for run in ("train", "validation"):
+            events = EventAccumulator(str(tmp_path / name / run), size_guidance={"scalars": 0, "tensors": 0})
+            events.Reload()
+            read = {
+                tag: [(e.step, scalar(e.tensor_proto)) for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]
+            }
+            read |= {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+            written[name, run] = {tag: points for tag, points in read.items() if tag.startswith("epoch_")}
+    for run in ("train", "validation"):
+        assert written["keras", run]
+        for tag, points in written["keras", run].items():
+            np.testing.assert_allclose(written["ours", run][tag], points, rtol=1e-5, err_msg=tag)
+
+
+WITHOUT = """
+import sys
+import numpy as np, keras
+before = set(sys.modules)
+import keras_optreg
+from keras_optreg import callbacks, schedules
+heavy = {"tensorflow", "tensorboard", "tensorboardX", "matplotlib", "sklearn"}
+assert not heavy & (set(sys.modules) - before), f"importing imports {heavy & (set(sys.modules) - before)}"
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_regularizer="l2")])
+model.compile(keras.optimizers.SGD(schedules.CosineDecay(0.1, 9)), "mse")
+model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0, callbacks=[callbacks.TensorBoard(sys.argv[1], norms_every=1)])
+new = {"tensorboard", *TF} & (set(sys.modules) - before)
+assert not new, f"fit imports {new}"
+"""
+
+
+def test_nothing_heavy_is_imported(tmp_path):
+    """Under JAX and torch not even TensorFlow, which is installed here."""
+    forbidden = [] if BACKEND == "tensorflow" else ["tensorflow"]
+    done = subprocess.run(
+        [sys.executable, "-c", f"TF = {forbidden}\n{WITHOUT}", str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "train").glob("events.out.tfevents.*"))
