@@ -10,7 +10,7 @@ TF := $(if $(filter Linux-x86_64,$(shell uname -s)-$(shell uname -m)),cpu,tf)
 
 ifdef UV
   CREATE = $(UV) venv --quiet --seed --allow-existing --python '>=3.11' $(VENV)
-  INSTALL = $(UV) pip install --quiet --python $(PY)
+  INSTALL = $(UV) pip install --quiet --compile-bytecode --python $(PY)
 else
   CREATE = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")' && $(PYTHON) -m venv $(VENV)
   INSTALL = $(PY) -m pip install --quiet

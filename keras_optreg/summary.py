@@ -25,6 +25,7 @@ def summary(model: Any) -> Table:
         ValueError: when the model is not built or not compiled.
 
     Example:
+        >>> import keras
         >>> from keras import layers
         >>> from keras_optreg import select
         >>> from keras_optreg.optimizers import AdamW

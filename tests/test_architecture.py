@@ -37,6 +37,7 @@ SHARED = {
     "callbacks.actions.action",
     "callbacks.probes.probe",
     "callbacks.probes.gradient_tap",
+    "callbacks.probes.replicas",
     "callbacks.writers.writer",
 }
 # Files above the components of their family, with what lifts them there.
