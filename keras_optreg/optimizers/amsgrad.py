@@ -40,7 +40,7 @@ class AMSGrad(RuleOptimizer):
         >>> for g in ([10.0, 10.0], [0.1, 0.1]):
         ...     optimizer.apply([keras.ops.convert_to_tensor(g)], [w])
         >>> [round(float(x), 4) for x in keras.ops.convert_to_numpy(w)]
-        [0.8324, -2.1676]
+        [0.8323, -2.1677]
 
     Differs: the bias correction, which the paper leaves out, is kept, as in Keras and PyTorch: `Adam(amsgrad=True)`.
     """

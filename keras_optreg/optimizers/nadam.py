@@ -74,7 +74,7 @@ class Nadam(RuleOptimizer):
         >>> w = keras.Variable([1.0, -2.0])
         >>> Nadam(0.1).apply([2 * w], [w])
         >>> [round(float(x), 4) for x in keras.ops.convert_to_numpy(w)]
-        [0.8932, -1.8932]
+        [0.8937, -1.8937]
 
     Differs: equal to Keras, which averages with β₁ and applies the schedule μ in m̂, as PyTorch does too; the product
     is kept in float32.
