@@ -29,7 +29,8 @@ def summary(model: Any) -> Table:
         >>> from keras import layers
         >>> from keras_optreg import select
         >>> from keras_optreg.optimizers import AdamW
-        >>> model = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="head")])
+        >>> inputs = keras.Input((3,))
+        >>> model = keras.Model(inputs, layers.Dense(2, name="head")(inputs))
         >>> model.compile(AdamW(weight_decay_on=select.kernels()), "mse")
         >>> print(summary(model))
         weight       shape   learning rate x  decay  penalty  frozen
