@@ -201,7 +201,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=("small", "full"), default="small")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each arm; with 3 or more the claims must hold")
-    parser.add_argument("--epochs", type=int, default=22)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("runs/quickstart"), help="folder for the picture and logs")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
