@@ -11,8 +11,33 @@ from keras_optreg.schedules.function_schedule import FunctionSchedule, whole
 _serializable = keras.saving.register_keras_serializable("keras_optreg")
 
 
+class _DecayByPeriods(FunctionSchedule):
+    """Abstract: a decay that counts time in periods of `decay_steps`, in jumps when `staircase`."""
+
+    bounds: ClassVar = {"initial_learning_rate": NON_NEGATIVE, "decay_steps": POSITIVE, "decay_rate": NON_NEGATIVE}
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: float,
+        decay_rate: float,
+        staircase: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(
+            name,
+            initial_learning_rate=initial_learning_rate,
+            decay_steps=decay_steps,
+            decay_rate=decay_rate,
+            staircase=staircase,
+        )
+
+    def _periods(self, step):
+        return whole(step, self.decay_steps) if self.staircase else step / self.decay_steps
+
+
 @_serializable
-class ExponentialDecay(FunctionSchedule):
+class ExponentialDecay(_DecayByPeriods):
     """Multiply the rate by `decay_rate` over every `decay_steps` steps.
 
     Use it for long runs without a known end, or with `decay_rate > 1` to raise the rate (a learning-rate range test).
@@ -37,31 +62,12 @@ class ExponentialDecay(FunctionSchedule):
         [0.8, 0.5657, 0.4, 0.2]
     """
 
-    bounds: ClassVar = {"initial_learning_rate": NON_NEGATIVE, "decay_steps": POSITIVE, "decay_rate": NON_NEGATIVE}
-
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: float,
-        decay_rate: float,
-        staircase: bool = False,
-        name: str | None = None,
-    ):
-        super().__init__(
-            name,
-            initial_learning_rate=initial_learning_rate,
-            decay_steps=decay_steps,
-            decay_rate=decay_rate,
-            staircase=staircase,
-        )
-
     def at(self, step):
-        periods = whole(step, self.decay_steps) if self.staircase else step / self.decay_steps
-        return self.initial_learning_rate * ops.power(float(self.decay_rate), periods)
+        return self.initial_learning_rate * ops.power(float(self.decay_rate), self._periods(step))
 
 
 @_serializable
-class InverseTimeDecay(FunctionSchedule):
+class InverseTimeDecay(_DecayByPeriods):
     """Let the rate fall like 1/t, the classical condition for stochastic gradient descent to converge.
 
         rate(t) = initial_learning_rate / (1 + decay_rate · t / decay_steps)
@@ -88,27 +94,8 @@ class InverseTimeDecay(FunctionSchedule):
         Robbins and Monro, "A stochastic approximation method", 1951.
     """
 
-    bounds: ClassVar = {"initial_learning_rate": NON_NEGATIVE, "decay_steps": POSITIVE, "decay_rate": NON_NEGATIVE}
-
-    def __init__(
-        self,
-        initial_learning_rate: float,
-        decay_steps: float,
-        decay_rate: float,
-        staircase: bool = False,
-        name: str | None = None,
-    ):
-        super().__init__(
-            name,
-            initial_learning_rate=initial_learning_rate,
-            decay_steps=decay_steps,
-            decay_rate=decay_rate,
-            staircase=staircase,
-        )
-
     def at(self, step):
-        periods = whole(step, self.decay_steps) if self.staircase else step / self.decay_steps
-        return self.initial_learning_rate / (1.0 + self.decay_rate * periods)
+        return self.initial_learning_rate / (1.0 + self.decay_rate * self._periods(step))
 
 
 @_serializable
