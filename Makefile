@@ -26,7 +26,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(PY) -m pytest -n 2 tests
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-notebooks
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m pyright

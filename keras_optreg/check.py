@@ -112,10 +112,11 @@ def check(
         model(first)
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    model.make_train_function()  # what an interrupted fit left in the model goes now, not in copies of its callbacks
     watch, memory, clock = GradientNorm(), MemoryWriter(), _Clock()
     with tempfile.TemporaryDirectory() as directory:
         copies = _copies(callbacks, model, Path(directory), report)
-        monitors = [Monitor([watch], [memory], every=1), Monitor([DataLoss()], [])]
+        monitors = [Monitor([watch], [memory]), Monitor([DataLoss()], [])]
         every = [clock, *monitors, *copies, _LastRate(report)]
         with _everything_put_back(model, every), _noting("running fit on two batches"), _quietly() as caught:
             history = model.fit(**data, epochs=1, shuffle=False, verbose=0, callbacks=every)
@@ -137,7 +138,12 @@ def _judge(report: CheckReport, callbacks: list[Any], model: Any, memory: Memory
             report.problems.append(f"{what}; there are: {', '.join(report.logs)}")
     means = {name: float(np.mean(np.asarray(values))) for name, (_, values) in memory.history.items()}
     if not means:
-        report.notes.append("no update took place: loss scaling left both steps out, as it may at the beginning")
+        if hasattr(model.optimizer, "inner_optimizer"):
+            report.notes.append("no update took place: loss scaling left both steps out, as it may at the beginning")
+        else:
+            report.problems.append(
+                "no update took place: the data gave no batch, or train_step does not call the optimizer's apply"
+            )
         return
     rows = [(w.path, means.get(f"gradient_norm/{w.path}")) for w in model.trainable_variables]
     report.gradients = Table(("weight", "gradient_norm"), rows)
@@ -289,6 +295,7 @@ def _quietly() -> Iterator[list[Any]]:
     """No output of callbacks; warnings as a list."""
     with warnings.catch_warnings(record=True) as caught, redirect_stdout(io.StringIO()):
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", DeprecationWarning)
         yield caught
 
 
@@ -315,14 +322,22 @@ def _everything_put_back(model: Any, callbacks: list[Any]) -> Iterator[None]:
 
 
 def _dice() -> Callable[[], None]:
-    """Puts the global random states back; Keras's own generators are among the model's variables."""
+    """Puts the global random states back; the generators of layers are among the model's variables."""
+    from keras.src.backend.common import global_state
+
     python, numpy = random.getstate(), np.random.get_state()
+    # Keras has no public way to its own; it makes one where none is, from the random state of Python.
+    keras_own = global_state.get_global_attribute("global_seed_generator")
+    drawn = keras_own and np.array(keras.ops.convert_to_numpy(keras_own.state))
     torch = sys.modules["torch"] if keras.config.backend() == "torch" else None  # its dropout rolls torch's own dice
     rolled = torch and torch.get_rng_state()
 
     def put_back() -> None:
         random.setstate(python)
         np.random.set_state(numpy)
+        global_state.set_global_attribute("global_seed_generator", keras_own)
+        if keras_own:
+            keras_own.state.assign(drawn)
         if torch:
             torch.set_rng_state(rolled)
 

@@ -176,7 +176,11 @@ class _Ndim(Selector):
 
 @_serializable
 class _Variables(Selector):
-    """Exactly these variables; what is saved of them is their paths (and, in a built optimizer, their positions)."""
+    """Exactly these variables; what is saved of them is their paths (and, in a built optimizer, their positions).
+
+    A loaded model may lack the first parts of the saved paths (`sequential/dense/kernel` is then `dense/kernel`) or
+    have new ones before them, so the shorter of two paths has to be the end of the longer one.
+    """
 
     def __init__(self, paths: Iterable[str], variables: Sequence[Any] | None = None):
         self.paths = tuple(paths)
@@ -184,7 +188,8 @@ class _Variables(Selector):
 
     def selects(self, variable: Any) -> bool:
         if self._variables is None:
-            return path_of(variable) in self.paths
+            own = "/" + path_of(variable)
+            return any(own.endswith("/" + path) or ("/" + path).endswith(own) for path in self.paths)
         return any(variable is v for v in self._variables)
 
     def get_config(self) -> dict[str, Any]:

@@ -18,8 +18,9 @@ def summary(model: Any) -> Table:
             its own, the columns show what that optimizer does.
 
     Returns:
-        A table with the columns `weight` (its path), `shape`, `learning_rate_x` (the multiplier; empty when frozen),
-        `decay` (decoupled weight decay, empty for none), `penalty` (in the loss and in the update), `frozen`.
+        A table with the columns `weight` (its path), `shape`, `learning_rate_x` (the multiplier; empty when frozen, or
+        made trainable after the optimizer was built), `decay` (decoupled weight decay, empty for none), `penalty` (in
+        the loss and in the update), `frozen`.
 
     Raises:
         ValueError: when the model is not built or not compiled.
@@ -44,36 +45,41 @@ def summary(model: Any) -> Table:
             "summary: the model is not compiled, and it is the optimizer that is shown. Call model.compile(...)."
         )
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    trainable = list(model.trainable_variables)
-    treatment = dict(zip(map(id, trainable), _treatment(optimizer, trainable), strict=True))
+    trainable = {id(v): v for v in model.trainable_variables}
+    treatment = _treatment(optimizer, list(trainable.values()))
     rows = []
     for variable in (owner.variable for owner in owners if owner.is_parameter):
-        multiplier, decay, acting = treatment.get(id(variable), (None, None, []))
-        counts = id(variable) in treatment and variable.regularizer is not None
+        is_frozen = id(variable) not in trainable
+        multiplier, decay, acting = (None, None, []) if is_frozen else treatment.get(id(variable), (None, None, []))
+        counts = not is_frozen and variable.regularizer is not None
         in_loss = [f"{_shown(variable.regularizer)} in the loss"] if counts else []
         penalties = ", ".join(in_loss + acting) or None
-        rows.append((path_of(variable), tuple(variable.shape), multiplier, decay, penalties, multiplier is None))
+        rows.append((path_of(variable), tuple(variable.shape), multiplier, decay, penalties, is_frozen))
     frozen = sum(row[-1] for row in rows)
     count = sum(math.prod(row[1]) for row in rows)
     footer = f"{count:,} weights in {len(rows)} variables, {frozen} frozen"
+    unknown = trainable.keys() - treatment.keys()
+    if unknown:
+        footer += f"; {len(unknown)} made trainable after the optimizer was built: compile with a new optimizer"
     return Table(("weight", "shape", "learning_rate_x", "decay", "penalty", "frozen"), rows, footer)
 
 
-def _treatment(optimizer: Any, variables: list[Any]) -> list[tuple[Any, Any, list[str]]]:
-    """(multiplier, decay, penalties in the update) of each variable."""
+def _treatment(optimizer: Any, trainable: list[Any]) -> dict[int, tuple[Any, Any, list[str]]]:
+    """(multiplier, decay, penalties in the update) of the variables that the optimizer knows, by their identity."""
+    known = optimizer._trainable_variables if optimizer.built else trainable
     if hasattr(optimizer, "plan_for"):
-        plan = optimizer.plan_for(variables)
+        plan = optimizer.plan_for(known)
         decay = _shown_number(optimizer.weight_decay)
-        return [
-            (
+        return {
+            id(v): (
                 _shown_number(plan.multipliers[i]),
                 decay if plan.decays[i] else None,
                 [f"{penalty!r} in the update" for penalty in plan.penalties_of(i)],
             )
-            for i in range(len(variables))
-        ]
-    decays = [optimizer.weight_decay is not None and optimizer._use_weight_decay(v) for v in variables]
-    return [(1, optimizer.weight_decay if d else None, []) for d in decays]
+            for i, v in enumerate(known)
+        }
+    decay = optimizer.weight_decay
+    return {id(v): (1, decay if decay is not None and optimizer._use_weight_decay(v) else None, []) for v in known}
 
 
 def _shown(penalty: Any) -> str:

@@ -22,6 +22,8 @@ SHARED = {
     "optimizers.compiled_step",
     "optimizers.update_order",
     "optimizers.options",
+    "optimizers.checkpoint",
+    "optimizers.scheduled_rate",
     "optimizers.weight_plan",
     "optimizers.moments",
     "optimizers.matrices",
@@ -53,6 +55,7 @@ ALLOWED = {
 }
 PRIVATE_KERAS = {
     "optimizers.compiled_step",  # one compiled update for all weights
+    "check",  # Keras's global seed generator
     "saving",  # Keras's serializer imports TensorFlow under other backends
 }
 NEVER_AT_IMPORT = {"tensorflow", "torch", "jax", "tensorboard", "tensorboardX", "matplotlib", "sklearn", "optuna"}

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+import zipfile
 from pathlib import Path
 
 import keras
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_optreg import select
+from keras_optreg import optimizers, select
 from keras_optreg.regularizers import L1, L1L2, L2, Sum, attach, detach, report, to_keras, transfer
 
 STRENGTH = 0.5
@@ -86,7 +88,8 @@ def spectral():
 
 
 def mobilenet():
-    return keras.applications.MobileNetV3Small(input_shape=(32, 32, 3), weights=None, classes=3)
+    # Narrow, so that few of its 53 kernels differ in shape: JAX compiles the initializer of each shape.
+    return keras.applications.MobileNetV2(input_shape=(32, 32, 3), alpha=0.05, weights=None, classes=3)
 
 
 @keras.saving.register_keras_serializable("test_attach")
@@ -280,6 +283,21 @@ def test_the_first_step_differs_by_minus_lr_times_the_gradient(penalty):
     l1, l2 = {"L1": (0.1, 0), "L2": (0, 0.1), "L1L2": (0.1, 0.2), "Sum": (0.1, 0.1)}[type(penalty).__name__]
     expected = -lr * (l1 * np.sign(w) + 2 * l2 * w)
     np.testing.assert_allclose(model.get_weights()[0] - plain.get_weights()[0], expected, rtol=1e-4)
+
+
+def test_attach_says_when_a_built_optimizer_decays_the_same_weight():
+    model = sequential()
+    model.compile(optimizers.AdamW(weight_decay=0.1, weight_decay_on=select.matching("head/kernel")), "mse")
+    model.optimizer.build(model.trainable_variables)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach(model, L1(STRENGTH))
+        attach(model, L2(STRENGTH), select.matching("dense/kernel"), existing="add")
+    with pytest.warns(UserWarning, match=r"both shrink sequential/head/kernel\."):
+        attach(model, L2(STRENGTH), existing="add")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attach(model, L2(STRENGTH), existing="add")
 
 
 # Weights that already have a penalty.
@@ -507,6 +525,21 @@ def test_to_keras_gives_the_same_loss():
     assert "keras_optreg" not in json.dumps(model.get_config())
 
 
+def test_to_keras_says_that_the_optimizer_is_saved_too(tmp_path):
+    def names_this_package():
+        model.save(tmp_path / "model.keras")
+        return b"keras_optreg" in zipfile.ZipFile(tmp_path / "model.keras").read("config.json")
+
+    model = sequential()
+    attach(model, L2(STRENGTH))
+    model.compile(optimizers.Adam(), "mse")
+    assert "compile with one of Keras's own" in to_keras(model).footer
+    assert names_this_package()
+    model.compile(keras.optimizers.Adam(), "mse")
+    assert to_keras(model).footer == ""
+    assert not names_this_package()
+
+
 def test_to_keras_lists_what_keras_does_not_have():
     class L3(L2):
         """A subclass has another formula, so Keras's L2 is not its equal."""
@@ -526,8 +559,9 @@ import keras
 def penalty(path):
     return float(keras.ops.convert_to_numpy(sum(keras.models.load_model(path).losses)))
 
-ours, with_keras, detached = sys.argv[1:]
+ours, with_keras, detached, compiled = sys.argv[1:]
 print(penalty(with_keras), len(keras.models.load_model(detached).losses))
+keras.models.load_model(compiled, compile=False)
 assert not any(name.startswith("keras_optreg") for name in sys.modules)
 import keras_optreg.regularizers
 print(penalty(ours))
@@ -536,7 +570,7 @@ print(penalty(ours))
 
 def test_saved_models_load_in_another_process(tmp_path):
     """After to_keras or detach with Keras alone; with our penalties after an import of this package."""
-    files = [tmp_path / name for name in ("ours.keras", "with_keras.keras", "detached.keras")]
+    files = [tmp_path / name for name in ("ours.keras", "with_keras.keras", "detached.keras", "compiled.keras")]
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(2)])
     attach(model, L2(STRENGTH))
     attach(model, L1(STRENGTH), select.matching("dense_1/kernel"), existing="add")
@@ -546,6 +580,9 @@ def test_saved_models_load_in_another_process(tmp_path):
     model.save(files[1])
     detach(model)
     model.save(files[2])
+    model.compile(optimizers.Adam(), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save(files[3])
     command = [sys.executable, "-c", LOAD_ELSEWHERE, *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "PYTHONPATH": ROOT})
     assert done.returncode == 0, done.stderr

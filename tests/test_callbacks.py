@@ -3,6 +3,7 @@
 import json
 import logging
 from math import nan
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from keras_optreg import optimizers
 from keras_optreg.callbacks import EarlyStopping, LearningRateDecay
+from keras_optreg.callbacks.direction import direction
 from keras_optreg.schedules import PolynomialDecay, StepDecay, warmup
 
 X = np.ones((6, 1), "float32")
@@ -146,6 +148,19 @@ def test_validation_may_skip_epochs():
     assert stopping.best == pytest.approx(history.history["val_loss"][0])
 
 
+def test_the_direction_is_that_of_the_metric_logged_under_this_name():
+    def in_accuracy(y, p):
+        return keras.ops.abs(y - p)
+
+    accuracy, own = keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.MeanMetricWrapper(in_accuracy)
+    one = SimpleNamespace(metrics=[keras.metrics.Mean(name="loss"), accuracy, own], output_names=["in"])
+    two = SimpleNamespace(metrics=[accuracy, keras.metrics.Mean(name="a_loss")], output_names=["a", "b"])
+    found = {name: direction(one, name) for name in ("loss", "val_accuracy", "in_accuracy", "out_accuracy")}
+    assert found == {"loss": "min", "val_accuracy": "max", "in_accuracy": None, "out_accuracy": None}
+    found = {name: direction(two, name) for name in ("val_a_accuracy", "b_accuracy", "in_accuracy", "a_loss")}
+    assert found == {"val_a_accuracy": "max", "b_accuracy": "max", "in_accuracy": None, "a_loss": "min"}
+
+
 def test_the_direction_comes_from_the_metric():
     model = model_with(
         metrics=[keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.MeanAbsoluteError(name="mae")]
@@ -216,6 +231,48 @@ def test_decay_multiplies_a_schedule_of_our_optimizers():
 def test_decay_on_top_of_a_schedule_comes_back_from_zero():
     rates, _ = rates_under(optimizers.SGD(StepDecay(1.0, 1.0, 1)), LearningRateDecay(lambda t: [1.0, 0.0, 0.5][t]))
     assert rates == pytest.approx([1, 1, 0, 0, 0.5, 0.5], rel=1e-5, abs=1e-9)
+    rising = optimizers.SGD(PolynomialDecay(0.0, 10, end_learning_rate=1.0))  # its rate is 0 when the factor is set
+    rates, _ = rates_under(rising, LearningRateDecay(StepDecay(0.8, 0.5, 1)), epochs=2, initial_epoch=1)
+    assert rates == pytest.approx([0.05, 0.1], rel=1e-5)
+
+
+def test_decay_does_not_add_up_over_fits_and_files(tmp_path):
+    own, halves = PolynomialDecay(1.0, 10, end_learning_rate=0.0), StepDecay(0.5, 0.5, 1)  # 1, 1/2, 1/4 of its start
+    model, decay = model_with(optimizers.SGD(own)), LearningRateDecay(halves)
+    assert rates_under(None, decay, 2, model=model)[0] == pytest.approx([0.9, 0.8, 0.35, 0.3], rel=1e-5)
+    model.save(tmp_path / "model.keras")
+    assert rates_under(None, decay, 1, model=model)[0] == pytest.approx([0.5, 0.4], rel=1e-5)
+    assert rates_under(None, LearningRateDecay(halves), 1, model=model)[0] == pytest.approx([0.3, 0.2], rel=1e-5)
+
+    loaded, rates = keras.models.load_model(tmp_path / "model.keras"), Rates()
+    loaded.fit(X, X, batch_size=6, verbose=0, callbacks=[rates])  # without the callback, the last factor stays
+    assert rates.rates == pytest.approx([0.25], rel=1e-5)
+    rates, _ = rates_under(None, LearningRateDecay(halves), 3, initial_epoch=2, model=loaded)
+    assert rates == pytest.approx([0.1, 0.075], rel=1e-5)
+
+    model, decay = model_with(), LearningRateDecay(halves)
+    for _ in range(2):  # with a number there is nothing to add up
+        assert rates_under(None, decay, 2, model=model)[0] == pytest.approx([0.5, 0.5, 0.25, 0.25])
+    rates = Rates()
+    model.fit(X, X, batch_size=6, verbose=0, callbacks=[rates])
+    assert rates.rates == pytest.approx([0.25])
+
+
+def test_decay_per_batch_refuses_to_guess_where_it_begins():
+    def fit(*callbacks):
+        data = (batch for batch in [(X, X)])  # Keras learns its length when it ends, and warns
+        model.fit(data, initial_epoch=2, epochs=3, shuffle=False, verbose=0, callbacks=[decay, *callbacks])
+
+    model, story = model_with(), Story("loss", [1, 1, 1])
+    decay = LearningRateDecay(StepDecay(0.8, 0.5, 1), every="batch")
+    with pytest.raises(ValueError, match="before epoch 2.*Pass steps_per_epoch"):
+        fit(story)
+    assert (story.epochs, int(model.optimizer.iterations)) == (0, 0)
+    decay.load_state_dict({"_step": 3})
+    with pytest.warns(UserWarning, match="ran out of data"):
+        fit(rates := Rates())
+    assert rates.rates == pytest.approx([0.1])
+    assert decay.state_dict() == {"_step": 4}
 
 
 def test_decay_goes_on_from_its_state():

@@ -69,11 +69,17 @@ def test_everything_is_as_it_was(tmp_path):
         keras.callbacks.BackupAndRestore(str(tmp_path / "backup")),
         keras.callbacks.CSVLogger(str(tmp_path / "log.csv")),
     ]
+    draw = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: keras.random.normal(()))
     model = make()
     history = model.fit(X, Y, epochs=1, verbose=0)
+    keras.utils.set_random_seed(7)
+    normals = [float(keras.random.normal(())) for _ in range(2)]
+    keras.utils.set_random_seed(7)
+    assert float(keras.random.normal(())) == normals[0]
     before, dices = state(model), (random.getstate(), np.random.get_state()[1].copy())
-    assert check(model, X, Y, callbacks=callbacks).ok
+    assert check(model, X, Y, callbacks=[*callbacks, draw]).ok
     model.reset_metrics()
+    assert float(keras.random.normal(())) == normals[1]
     after = state(model)
     num_metrics = len(model.metrics_variables)
     assert same(before[:-num_metrics], after[:-num_metrics])
@@ -214,4 +220,24 @@ def test_an_unbuilt_model_and_a_model_of_ones_own():
 def test_steps_left_out_by_loss_scaling_are_said():
     scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=float("inf"))
     report = check(make(scaled, dropout=0.0), X, Y)
-    assert "no update took place" in str(report)
+    assert "note: no update took place" in str(report)
+
+
+def test_a_train_step_that_updates_nothing_is_a_problem():
+    class Idle(keras.Sequential):
+        def train_step(self, *arguments):
+            logs = {"loss": ops.zeros(())}
+            return logs if BACKEND != "jax" else (logs, arguments[0])
+
+    model = Idle([keras.Input((3,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    report = check(model, X, Y)
+    assert not report.ok
+    assert "problem: no update took place" in str(report)
+
+
+def test_gradients_are_reported_where_accumulation_leaves_both_steps_without_an_update():
+    report = check(make(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), dropout=0.0), X, Y)
+    assert report.ok
+    assert "no update" not in str(report)
+    assert all(row.gradient_norm > 0 for row in report.gradients)

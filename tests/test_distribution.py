@@ -12,7 +12,7 @@ import json, sys
 import numpy as np, tensorflow as tf, keras
 from keras import layers
 from keras_optreg import select
-from keras_optreg.optimizers import SGD, Adam, Nadam
+from keras_optreg.optimizers import SGD, Nadam
 from keras_optreg.regularizers import L1
 
 tf.config.set_logical_device_configuration(
@@ -20,10 +20,9 @@ tf.config.set_logical_device_configuration(
 rng = np.random.default_rng(0)
 x, y = rng.integers(0, 7, size=(16, 3)), rng.normal(size=(16, 1)).astype("float32")
 CASES = {
-    "shared scalars, penalty and decay": lambda: Nadam(
-        0.05, penalties=L1(1e-2), weight_decay=0.1, weight_decay_on=select.kernels()),
-    "global clip of a sparse gradient": lambda: SGD(0.5, global_clipnorm=0.1),
-    "accumulation and average": lambda: Adam(
+    "sparse gradient, global clip, penalty and decay": lambda: SGD(
+        0.5, global_clipnorm=0.1, penalties=L1(1e-2), weight_decay=0.1, weight_decay_on=select.kernels()),
+    "shared scalars, accumulation and average": lambda: Nadam(
         0.05, gradient_accumulation_steps=2, use_ema=True, ema_overwrite_frequency=3),
 }
 
@@ -35,12 +34,22 @@ def train(make):
     model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
     return [np.array(w) for w in model.get_weights()]
 
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 out = {}
 for name, make in CASES.items():
     alone = train(make)
-    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+    with strategy.scope():
         together = train(make)
     out[name] = max(float(np.abs(a - b).max()) for a, b in zip(alone, together))
+
+# Loss scaling: the first of two steps overflows, and only in the second replica.
+with strategy.scope():
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    inner = SGD(0.1)
+    model.compile(keras.optimizers.LossScaleOptimizer(inner, initial_scale=4.0), lambda y, p: p)
+model.fit(np.array([[1.0], [1.0], [1.0], [np.inf], [1.0], [2.0], [3.0], [4.0]], "float32"), np.zeros((8, 1)),
+          batch_size=4, shuffle=False, verbose=0)
+out["overflow"] = [float(model.get_weights()[0][0, 0]), int(keras.ops.convert_to_numpy(inner.iterations))]
 print("RESULT" + json.dumps(out))
 """
 
@@ -51,5 +60,8 @@ def test_two_replicas_equal_one_device():
     assert done.returncode == 0, done.stderr[-3000:]
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
     differences = json.loads(line.removeprefix("RESULT"))
-    assert len(differences) == 3
+    weight, updates = differences.pop("overflow")
+    assert weight == pytest.approx(1 - 0.1 * 2.5)  # the mean gradient of the second batch
+    assert updates == 1
+    assert len(differences) == 2
     assert max(differences.values()) < 2e-6, differences

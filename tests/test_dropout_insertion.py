@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from keras_optreg import optimizers, select
 from keras_optreg.regularizers import L2, attach, insert_dropout
 
 X = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
@@ -135,6 +136,104 @@ def test_training_the_new_model_trains_the_given_one_and_keeps_penalties():
     for old, now, shared in zip(before, model.get_weights(), new.get_weights(), strict=True):
         np.testing.assert_array_equal(now, shared)
         assert np.abs(now - old).max() > 0
+
+
+@pytest.mark.parametrize("make", [sequential, functional])
+def test_live_losses_and_metrics_are_kept_and_the_optimizer_is_new(make):
+    """A lambda could not be made again from a config."""
+    model = make()
+    several = len(model.outputs)
+    losses = [lambda y, p: ops.mean((y - p) ** 2) for _ in range(several)]
+    metrics = [[keras.metrics.MeanSquaredError(name="error"), lambda y, p: ops.mean(p)] for _ in range(several)]
+    model.compile(optimizers.Adam(0.25), losses, metrics=metrics)
+    model.optimizer.build(model.trainable_variables)
+    new = insert_dropout(model, 0.5)
+    assert all(now is given for now, given in zip(new.loss, losses, strict=True))
+    assert new.optimizer is not model.optimizer
+    assert not new.optimizer.built
+    assert new.optimizer.get_config()["learning_rate"] == 0.25
+    targets = [np.zeros((6, *y.shape[1:]), "float32") for y in model.outputs]
+    logs = new.fit(X, targets, verbose=0).history
+    assert sum(name.endswith("error") for name in logs) == several
+    assert int(new.optimizer.iterations) == 1
+    assert int(model.optimizer.iterations) == 0
+
+
+def test_selectors_of_the_optimizer_look_anew_where_the_order_of_weights_changes():
+    x, a, b, c = keras.Input((4,)), *(layers.Dense(4, name=name) for name in "abc")
+    model = keras.Model(x, layers.Dense(4, name="d")(layers.Add()([c(b(x)), a(x)])))
+    model.compile(optimizers.SGD(1.0, learning_rate_multipliers=[(select.matching("^c/"), 0.0)]), "mse")
+    model.optimizer.build(model.trainable_variables)
+    new = insert_dropout(model, 0.5, after=["a"])
+    assert [v.path for v in new.trainable_variables] != [v.path for v in model.trainable_variables]
+    before = {v.path: ops.convert_to_numpy(v) for v in model.trainable_variables}
+    new.fit(X, np.ones((6, 4), "float32"), verbose=0)
+    still = {v.path for v in model.trainable_variables if (ops.convert_to_numpy(v) == before[v.path]).all()}
+    assert still == {"c/kernel", "c/bias"}
+
+
+class OwnSequentialStep(keras.Sequential):
+    steps = 0
+
+    def train_step(self, *arguments):
+        type(self).steps += 1
+        return super().train_step(*arguments)
+
+
+class OwnStep(keras.Model):
+    steps = 0
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+
+    def train_step(self, *arguments):
+        type(self).steps += 1
+        return super().train_step(*arguments)
+
+
+def functional_with_own_step():
+    x = keras.Input((4,), name="x")
+    return OwnStep({"x": x}, layers.Dense(1)(layers.Dense(4, "relu")(x)))
+
+
+@pytest.mark.parametrize(
+    ("make", "data"),
+    [
+        (lambda: OwnSequentialStep([keras.Input((4,)), layers.Dense(4, "relu"), layers.Dense(1)]), X),
+        (functional_with_own_step, {"x": X}),
+    ],
+    ids=["sequential", "functional"],
+)
+def test_a_train_step_of_one_s_own_is_kept(make, data):
+    model = make()
+    model.compile("sgd", "mse")
+    new = insert_dropout(model, 0.5)
+    assert type(new) is type(model)
+    assert len(names(new)) == 1
+    new.fit(data, np.zeros((6, 1), "float32"), verbose=0)
+    assert type(new).steps > 0
+
+
+class OwnConstructor(keras.Sequential):
+    def __init__(self, units):
+        super().__init__([keras.Input((4,)), layers.Dense(units, "relu"), layers.Dense(1)])
+
+
+class OwnFunctionalConstructor(keras.Model):
+    def __init__(self, units):
+        x = keras.Input((4,))
+        super().__init__(x, layers.Dense(1)(layers.Dense(units, "relu")(x)))
+
+
+@pytest.mark.parametrize("make", [OwnConstructor, OwnFunctionalConstructor])
+def test_a_class_that_cannot_be_made_from_layers_is_refused_with_a_way_out(make):
+    model = make(3)
+    with pytest.raises(ValueError, match="its constructor is not that of") as refused:
+        insert_dropout(model, 0.5)
+    plain = eval(str(refused.value).split("layers, ")[-1].rstrip("."), {"keras": keras, "model": model})
+    new = insert_dropout(plain, 0.5)
+    assert len(names(new)) == 1
+    np.testing.assert_array_equal(arrays(new(X))[0], arrays(model(X))[0])
 
 
 @keras.saving.register_keras_serializable("test_dropout_insertion")

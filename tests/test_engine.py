@@ -11,7 +11,7 @@ from stepping import BACKEND, MODES, problem, run, run_reference, stepper, value
 import keras_optreg as kor
 from keras_optreg import select
 from keras_optreg.optimizers import SGD, WEIGHT, ZEROS, Adam, AdamW, RuleOptimizer, Step
-from keras_optreg.regularizers import L1, L1L2, L2
+from keras_optreg.regularizers import L1, L1L2, L2, Sum
 
 LR = 0.1
 WEIGHTS, GRADIENTS = problem(8)
@@ -166,6 +166,9 @@ def test_wrong_penalties_are_refused_before_training():
         SGD(penalties=keras.regularizers.L1(0.1))
     with pytest.raises(TypeError, match="list of \\(selector, value\\) pairs"):
         SGD(penalties=[L1(0.1)])
+    with pytest.raises(ValueError, match=r"L1L2.*\.coupled\(\)"):
+        SGD(penalties=Sum(L1(1.0), L2(0.01)))
+    SGD(penalties=Sum(L1(1.0), L2(0.01)).coupled())
     with pytest.raises(ValueError, match="Two proximal penalties on w0_kernel"):
         SGD(penalties=[(select.kernels(), L1(0.1)), (select.everything(), L2(0.1))]).build(variables_of(WEIGHTS))
     with pytest.raises(ValueError, match="matches none of the weights"):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import os
 import subprocess
 import sys
@@ -132,12 +133,67 @@ def test_the_weight_of_a_batch_is_its_size():
     assert history["penalty"][0] == pytest.approx(STRENGTH * 5.25, rel=1e-5)
 
 
+def test_a_loss_of_which_x_is_no_part():
+    """As `train_step` calls it in Keras's guide, `compute_loss(y=y, y_pred=y_pred)`: the batch is as long as y."""
+    model, probe = linear(), DataLoss()
+    assert probe.start(model)
+    for at in (slice(0, 5), slice(5, 8)):
+        model.compute_loss(y=Y[at], y_pred=model(X[at]))
+    found = model.get_metrics_result()
+    w = np.array([[0.5], [-1.0], [2.0]])
+    assert float(found["data_loss"]) == pytest.approx(((X @ w - Y) ** 2).mean(), rel=1e-5)
+    assert float(found["penalty"]) == pytest.approx(STRENGTH * 5.25, rel=1e-5)
+    probe.stop(model)
+
+
+def test_a_loss_of_no_batch_counts_once():
+    model, probe = linear(), DataLoss()
+    losses = iter([1.0, 2.0])
+    model.__dict__["compute_loss"] = own = lambda: ops.convert_to_tensor(next(losses) + STRENGTH * 5.25)
+    probe.start(model)
+    for _ in range(2):
+        model.compute_loss()
+    assert float(model.get_metrics_result()["data_loss"]) == pytest.approx(1.5, rel=1e-5)
+    probe.stop(model)
+    assert model.compute_loss is own
+
+
+def test_gradients_belong_to_the_weights_they_come_with():
+    """A `train_step` of one's own may update some weights at a time, in any order."""
+    model, probe = linear(), GradientNorm()
+    kernel, bias = model.trainable_variables
+    probe.start(model)
+    probe.prepare(model)
+    model.optimizer.apply([ops.array([2.0])], [bias])
+    model.optimizer.apply([ops.array([4.0]), ops.array([[3.0], [0.0], [0.0]])], [bias, kernel])
+    measured = probe.measure(model, {})
+    assert measured == {
+        "gradient_norm": pytest.approx((2 + 5) / 2),
+        "gradient_norm/sequential/dense/kernel": pytest.approx(3),
+        "gradient_norm/sequential/dense/bias": pytest.approx((2 + 4) / 2),
+    }
+    probe.stop(model)
+
+
+@pytest.mark.parametrize("name", ["penalty", "data_loss"])
+def test_a_metric_of_the_same_name_is_an_error_before_training(name):
+    mae = keras.metrics.MeanAbsoluteError(name=name)
+    model = linear(metrics=[mae])
+    with pytest.raises(ValueError, match=f"'{name}' of its own.*another name"):
+        fit(model, [Monitor([GradientNorm(), DataLoss()], [])])
+    assert int(model.optimizer.iterations) == 0
+    if name == "penalty":  # the model is as it was
+        history = fit(model, [], epochs=1).history
+        assert set(history) == {"loss", name}
+        assert len(model.optimizer.variables) == 2
+
+
 def test_without_penalties_nothing_is_put_into_the_logs():
     model, memory = keras.Sequential([keras.Input((3,)), layers.Dense(1)]), MemoryWriter()
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", metrics=[keras.metrics.MeanAbsoluteError(name="data_loss")])
     history = fit(model, [Monitor([DataLoss()], [memory])], epochs=1).history
-    assert list(history) == ["loss"]
-    assert read(memory, "data_loss")[1] == history["loss"]
+    assert set(history) == {"loss", "data_loss"}
+    assert read(memory, "data_loss")[1] == history["loss"] != history["data_loss"]
     assert read(memory, "penalty")[1] == [0.0]
 
 
@@ -160,11 +216,32 @@ def test_every_third_update_across_epochs_and_fits():
     assert set(memory.history) == {"gradient_norm", "gradient_norm/sequential/dense/kernel"}
 
 
-def test_with_accumulation_updates_count():
-    memory = MemoryWriter()
-    optimizer = keras.optimizers.SGD(RATE, gradient_accumulation_steps=2)
-    fit(linear(optimizer), [Monitor([GradientNorm(), LearningRate()], [memory], every=2)], epochs=4)
-    assert read(memory, "learning_rate")[0] == [2, 4]
+@pytest.mark.parametrize("scaled", [False, True])
+def test_with_accumulation_updates_count_also_where_an_epoch_ends_within_one(scaled):
+    """Three batches an epoch, two an update: updates end with the batches 2, 4, 6, ..."""
+    schedule = keras.optimizers.schedules.ExponentialDecay(RATE, 1, 0.9)
+    optimizer = keras.optimizers.SGD(schedule, gradient_accumulation_steps=2)
+    model = linear(keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=8.0) if scaled else optimizer)
+    weights = [model.get_weights()]
+
+    class Weigh(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            weights.append(self.model.get_weights())
+
+    often, seldom = MemoryWriter(), MemoryWriter()
+    monitors = [
+        Monitor([UpdateRatio(select.kernels()), LearningRate()], [often], every=1),
+        Monitor([LearningRate()], [seldom], every=2),
+    ]
+    for epochs in (1, 2):  # and so across fits
+        fit(model, [*monitors, Weigh()], epochs=epochs, batch_size=3)
+    kernels = [kernel for kernel, _ in weights][::2]
+    ratios = [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in itertools.pairwise(kernels)]
+    assert read(often, "update_ratio")[0] == [1, 2, 3, 4]
+    np.testing.assert_allclose(read(often, "update_ratio")[1], ratios, rtol=1e-4)
+    assert read(seldom, "learning_rate")[0] == [2, 4]
+    rates = RATE * 0.9 ** np.array([2, 4, 6, 8])  # Keras's own optimizers count batches
+    np.testing.assert_allclose(read(often, "learning_rate")[1], rates, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scaled", ["LossScaleOptimizer", "loss_scale_factor"])
@@ -238,19 +315,39 @@ def test_several_monitors_share_the_step_and_leave_no_trace():
     assert set(fit(model, []).history) == {"loss", "mae"}
 
 
-def test_an_interrupted_training_is_cleaned_up_by_the_next():
+@pytest.mark.parametrize("following", ["none", "the same", "others"])
+def test_an_interrupted_training_is_cleaned_up_by_the_next(tmp_path, following):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             raise KeyboardInterrupt
 
-    model, memory = linear(), MemoryWriter()
-    monitor = Monitor([GradientNorm(), DataLoss()], [memory], every=1)
+    def two_monitors():
+        writers = [CSVWriter(tmp_path / "interrupted.csv"), MemoryWriter()]
+        return [Monitor([GradientNorm(), DataLoss()], [writer], every=1) for writer in writers]
+
+    model, begun = linear(), two_monitors()
     with pytest.raises(KeyboardInterrupt):
-        fit(model, [monitor, Stop()])
-    fit(model, [monitor])
+        fit(model, [*begun, Stop()])
+    monitors = {"none": [], "the same": begun, "others": two_monitors()}[following]
+    history = fit(model, monitors).history
+    assert set(history) == ({"loss", "data_loss", "penalty"} if monitors else {"loss"})
+    assert "gradient_norm" in (tmp_path / "interrupted.csv").read_text()  # written, and closed
+    for monitor in monitors[1:]:
+        assert len(read(monitor.writers[0], "gradient_norm")[0]) == 4 + (following == "the same")
     assert len(model.optimizer.variables) == 2
-    assert "apply" not in model.optimizer.__dict__
-    assert "compute_loss" not in model.__dict__
+    assert model.metrics_names == ["loss"]
+    for thing in (model, model.optimizer):
+        assert not {"apply", "compute_loss", "make_train_function", "save_own_variables"} & set(thing.__dict__)
+
+
+def test_the_train_function_is_made_anew_only_for_probes_in_the_step():
+    made, model = [], linear()
+    make = model.make_train_function
+    model.__dict__["make_train_function"] = lambda force=False: (made.append(force), make(force=force))
+    for probe, times in ((LearningRate(), 0), (GradientNorm(), 2), (DataLoss(), 2)):
+        made.clear()
+        fit(model, [Monitor([probe], [])], epochs=1)
+        assert made.count(True) == times
 
 
 @pytest.mark.parametrize("wrapped", [False, True])

@@ -9,7 +9,9 @@ import pytest
 from cases.regularizers import CASES
 from keras import ops
 
-from keras_optreg.regularizers import L1, L1L2, L2, PenaltyRegularizer
+from keras_optreg import select
+from keras_optreg.optimizers import SGD
+from keras_optreg.regularizers import L1, L1L2, L2, PenaltyRegularizer, Sum
 
 W = np.random.default_rng(0).normal(size=(4, 3)) * 10.0 ** np.random.default_rng(1).integers(-2, 2, size=(4, 3))
 W[0, 0] = 0.0
@@ -111,6 +113,120 @@ def test_flags_follow_from_the_methods():
         Quartic().proximal(tensor([2.0]), 1.0)
     with pytest.raises(NotImplementedError, match="has_gradient"):
         Quartic().gradient(tensor([2.0]))
+
+
+@keras.saving.register_keras_serializable("test_penalties")
+class ToOne(L2):
+    def penalty(self, x):
+        return self.strength * ops.sum((x - 1) ** 2)
+
+
+class WithGradient:
+    def gradient(self, w):
+        return 2 * self.strength * (w - 1)
+
+
+def test_another_formula_inherits_nothing_that_belongs_to_its_parent_s():
+    """L2's gradient and proximal map point to 0, the least value of this penalty is at 1."""
+    assert (ToOne.has_gradient, ToOne.has_proximal_map) == (False, False)
+    assert not ToOne(1.0).is_quadratic
+    for method in (lambda: ToOne(1.0).gradient(tensor([3.0])), lambda: ToOne(1.0).proximal(tensor([3.0]), 1.0)):
+        with pytest.raises(NotImplementedError, match="ToOne"):
+            method()
+
+    class Mixed(WithGradient, ToOne):
+        """The gradient comes from a mixin that stands before the formula."""
+
+    class Summed(PenaltyRegularizer):
+        def __call__(self, x):
+            return ops.sum(x)
+
+    class Both(Summed, L2):
+        """The formula comes from the first parent, so the second's gradient is not its own."""
+
+    class Renamed(L2):
+        """The formula is its parent's."""
+
+    assert (Mixed.has_gradient, Mixed.has_proximal_map) == (True, False)
+    assert (Both.has_gradient, Both.has_proximal_map) == (False, False)
+    assert (Renamed.has_gradient, Renamed.has_proximal_map, Renamed(1.0).is_quadratic) == (True, True, True)
+    w = keras.Variable([3.0, -2.0])
+    optimizer = SGD(0.25, penalties=[(select.everything(), Mixed(1.0))])
+    for _ in range(20):
+        optimizer.apply([ops.zeros(2)], [w])
+    np.testing.assert_allclose(ops.convert_to_numpy(w), 1 + np.array([2.0, -3.0]) * 0.5**20, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("penalty", "expected"),
+    [
+        (L1(1.0), False),
+        (L2(1.0), True),
+        (L2(0.0), False),
+        (L1L2(1.0, 0.0), False),
+        (L1L2(0.0, 1.0), True),
+        (Sum(L1(1.0), L1(2.0)), False),
+        (Sum(L1(1.0), L2(1.0)), True),
+        (Sum(L1(1.0), keras.regularizers.L2(1.0)), True),
+        (Sum(keras.regularizers.L1L2(1.0, 0.0)), False),
+    ],
+    ids=repr,
+)
+def test_what_shrinks_weights_as_decay_does(penalty, expected):
+    assert penalty.is_quadratic is expected
+
+
+@pytest.mark.parametrize(
+    ("penalty", "name", "same"),
+    [
+        (L1(0.1), "strength", L1(0.5)),
+        (L1(0.1), "l1", L1(0.5)),
+        (L2(0.1), "strength", L2(0.5)),
+        (L2(0.1).coupled(), "l2", L2(0.5).coupled()),
+        (L1L2(0.1, 0.2), "l1", L1L2(0.5, 0.2)),
+        (L1L2(0.1, 0.2), "l2", L1L2(0.1, 0.5)),
+    ],
+    ids=repr,
+)
+def test_a_strength_that_is_set_is_the_strength(penalty, name, same):
+    """`regularizer.l2 = ...` is how Keras's users anneal a penalty."""
+    before = hash(penalty)
+    setattr(penalty, name, np.float32(0.5))
+    assert (getattr(penalty, name), repr(penalty), penalty.get_config()) == (0.5, repr(same), same.get_config())
+    assert penalty == same
+    assert hash(penalty) == hash(same) == before
+    assert number(penalty(tensor(W))) == number(same(tensor(W)))
+    step = ops.convert_to_numpy(penalty.proximal(tensor(W), 0.1))
+    np.testing.assert_array_equal(step, ops.convert_to_numpy(same.proximal(tensor(W), 0.1)))
+    for wrong in (-1.0, float("nan"), "0.1", True):
+        with pytest.raises(ValueError, match=rf"The `{name}` of {type(penalty).__name__} must be a number"):
+            setattr(penalty, name, wrong)
+    assert getattr(penalty, name) == 0.5
+
+
+@pytest.mark.parametrize("make", [L2, keras.regularizers.L2])
+def test_a_strength_that_is_set_acts_once_functions_are_made_anew(make):
+    """In the same way as Keras's own: by another `compile`, or by making the function again in a callback."""
+    penalty = make(l2=0.5)
+    dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", kernel_regularizer=penalty)
+    model = keras.Sequential([keras.Input((1,)), dense])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    zeros = np.zeros((2, 1), "float32")
+
+    def losses(**kwargs):
+        return model.fit(zeros, zeros, verbose=0, **kwargs).history["loss"]
+
+    assert losses() == [0.5]  # w = 1 and the data loss is 0
+    penalty.l2 = 0.25
+    model.compile(model.optimizer, "mse")
+    assert losses() == [0.25]
+
+    class Annealed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            penalty.l2 = 2.0**-epoch
+            self.model.make_train_function(force=True)
+
+    assert losses(epochs=3, callbacks=[Annealed()]) == [1.0, 0.5, 0.25]
 
 
 @pytest.mark.parametrize("wrong", [-1e-9, float("inf"), float("nan"), "0.1", True, [0.1]])

@@ -24,7 +24,6 @@ def _small_network(weights, classes):
     return keras.Sequential(layers)
 
 
-@pytest.mark.filterwarnings("ignore:Weight decay and an L2 penalty:UserWarning")
 def test_the_example_of_the_first_screen_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # The same lines with a network of two layers in MobileNet's place, on 20 small images for two epochs.

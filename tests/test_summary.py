@@ -46,6 +46,40 @@ def test_rows_say_what_each_weight_gets():
     assert kor.summary(model).footer == "34 weights in 6 variables, 2 frozen"
 
 
+@pytest.mark.parametrize("loss_scaling", [False, True])
+def test_rows_stay_with_their_weights_when_layers_are_frozen_after_training_began(loss_scaling):
+    model = make_model()
+    model.get_layer("body").trainable = True
+    multipliers = [(select.matching("body"), 0.5)]
+    optimizer = AdamW(
+        0.1, weight_decay=0.25, weight_decay_on=select.matching("head/kernel"), learning_rate_multipliers=multipliers
+    )
+    model.compile(keras.optimizers.LossScaleOptimizer(optimizer) if loss_scaling else optimizer, "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.get_layer("body").trainable = False
+    rows = {row.weight.removeprefix("sequential/"): tuple(row)[2:] for row in kor.summary(model)}
+    assert rows == {
+        "body/kernel": (None, None, None, True),
+        "body/bias": (None, None, None, True),
+        "norm/gamma": (1, None, None, False),
+        "norm/beta": (1, None, None, False),
+        "head/kernel": (1, 0.25, "keras L1(0.5) in the loss", False),
+        "head/bias": (1, None, None, False),
+    }
+
+
+@pytest.mark.parametrize("make", [AdamW, keras.optimizers.AdamW])
+def test_weights_made_trainable_after_the_optimizer_was_built_are_pointed_out(make):
+    model = make_model()
+    model.compile(make(weight_decay=0.25), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.get_layer("body").trainable = True
+    table = kor.summary(model)
+    assert [tuple(row)[2:] for row in table[:2]] == [(None, None, None, False)] * 2
+    assert [row.decay for row in table[2:]] == [0.25] * 4
+    assert "2 made trainable after the optimizer was built: compile with a new optimizer" in table.footer
+
+
 def test_it_describes_keras_own_optimizers_too():
     model = make_model()
     model.compile(keras.optimizers.AdamW(weight_decay=0.5), "mse")

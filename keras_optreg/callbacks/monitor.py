@@ -7,6 +7,8 @@ import keras
 import numpy as np
 
 from keras_optreg.callbacks.probes import Probe
+from keras_optreg.callbacks.probes.gradient_tap import inner_optimizer, num_batches
+from keras_optreg.callbacks.probes.probe import stand_in
 from keras_optreg.callbacks.writers import Writer
 
 
@@ -22,8 +24,9 @@ class Monitor(keras.callbacks.Callback):
     across saving and loading. Steps are counted from it when an epoch begins, so with gradient accumulation `every`
     counts updates, not micro-batches.
 
-    Everything that probes put into the model or the optimizer is gone when `fit` ends, and is left out of files
-    saved meanwhile. A fit with gradient or loss probes compiles its train function anew.
+    Everything that probes put into the model or the optimizer is gone when `fit` ends, or, after a `fit` that was
+    interrupted, when the next one begins, with or without a monitor. It is left out of files saved meanwhile. A fit
+    with gradient or loss probes compiles its train function anew.
 
     Args:
         probes: What to measure.
@@ -57,7 +60,7 @@ class Monitor(keras.callbacks.Callback):
         self._watched: Any = None  # the model, while the probes are in it
 
     def on_train_begin(self, logs=None):
-        self._stop()  # a training that was interrupted did not get to its end
+        self._stop()  # the training of another model may have been interrupted
         model = self.model
         for writer in self.writers:
             writer.open()
@@ -65,16 +68,18 @@ class Monitor(keras.callbacks.Callback):
             self._start(model)
         self._due = False
         self._length = model.steps_per_execution
-        self._accumulated = getattr(model.optimizer, "gradient_accumulation_steps", None) or 1
+        self._accumulated = inner_optimizer(model).gradient_accumulation_steps or 1
 
     def _start(self, model: Any) -> None:
-        self._watched = model
-        if any([probe.start(model) for probe in self.probes]):  # all of them, not until the first True
+        self._watched, self._compiled_anew = model, False
+        _Watch.on(model).join(self)
+        self._compiled_anew = any([probe.start(model) for probe in self.probes])  # all, not until the first True
+        if self._compiled_anew:
             _compile_anew(model)
 
     def on_epoch_begin(self, epoch, logs=None):
         model = self.model
-        self._before = int(_host(model.optimizer.iterations)) * self._accumulated
+        self._before = num_batches(inner_optimizer(model))
         if self.every == "epoch" and self._watched is not None:
             self._prepare(model)
 
@@ -109,7 +114,9 @@ class Monitor(keras.callbacks.Callback):
             return
         for probe in self.probes:
             probe.stop(self._watched)
-        _compile_anew(self._watched)
+        _Watch.on(self._watched).leave(self)
+        if self._compiled_anew:
+            _compile_anew(self._watched)
         self._watched = None
 
     def _prepare(self, model: Any) -> None:
@@ -134,11 +141,44 @@ class Monitor(keras.callbacks.Callback):
                 writer.flush()
 
 
+class _Watch:
+    """The monitors whose probes are in a model; stands in front of `make_train_function`, with which each fit begins.
+
+    A monitor that is still there then was in a fit that was interrupted, and hears of its end now.
+    """
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._make_train_function = model.make_train_function
+        self._monitors: list[Monitor] = []
+
+    @classmethod
+    def on(cls, model: Any) -> "_Watch":
+        watch = model.__dict__.get("make_train_function")
+        return watch if isinstance(watch, cls) else cls(model)
+
+    def join(self, monitor: Monitor) -> None:
+        if not self._monitors:
+            self._put_back = stand_in(self._model, "make_train_function", self)
+        self._monitors.append(monitor)
+
+    def leave(self, monitor: Monitor) -> None:
+        self._monitors.remove(monitor)
+        if not self._monitors:
+            self._put_back()
+
+    def __call__(self, force: bool = False) -> Any:
+        if not force:
+            for monitor in list(self._monitors):
+                monitor.on_train_end()
+        return self._make_train_function(force=force)
+
+
 def _host(value: Any) -> float | np.ndarray:
     """A float, or for a tensor with a rank a NumPy array."""
     if isinstance(value, (int, float)):
         return float(value)
-    array = np.asarray(keras.ops.convert_to_numpy(value))
+    array = value if isinstance(value, np.ndarray) else np.asarray(keras.ops.convert_to_numpy(value))
     return float(array) if array.ndim == 0 else array
 
 

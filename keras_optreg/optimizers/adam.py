@@ -23,7 +23,8 @@ class Adam(RuleOptimizer):
         w ← w − α·√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε)
 
     Args:
-        learning_rate: number >= 0, schedule or callable. A rate of 1 moves each weight by at most about 1 a step.
+        learning_rate: number >= 0, schedule or callable. A rate of 1 moves a weight by about 1
+            at first, and never by more than (1 − β₁)/√(1 − β₂), about 3, whatever the gradients.
         beta_1: β₁ in [0, 1). 0.9 as in the paper.
         beta_2: β₂ in [0, 1). 0.999 as in the paper.
         epsilon: ε >= 0, the paper's "ε hat" of section 2. 1e-7 as in Keras; the paper has 1e-8.

@@ -25,14 +25,21 @@ class Runner:
 
     def __init__(self, optimizer: "RuleOptimizer"):
         self._optimizer = optimizer
-        self._run = {"tensorflow": self._run_tensorflow, "torch": self._run_torch}.get(
-            keras.backend.backend(), self._run_pure
-        )
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
-    def run(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
-        """Apply one step (a micro-step, under gradient accumulation) to the weights at these positions."""
-        self._run(grads, indices)
+    def run(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> int | Tensor:
+        """Apply one step (a micro-step, under gradient accumulation) to the weights at these positions.
+
+        Returns:
+            1, or 0 where the step was left out because loss scaling made gradients of other replicas overflow.
+        """
+        if keras.backend.backend() == "tensorflow":
+            return self._run_tensorflow(grads, indices)
+        if keras.backend.backend() == "torch":
+            self._run_torch(grads, indices)
+        else:
+            assign_all(self._selected(grads, indices))
+        return 1
 
     # What is done with one micro-batch: the two branches of gradient accumulation, as generators of pairs.
 
@@ -71,11 +78,6 @@ class Runner:
             for target, value in new
         ]
 
-    # ------------------------------------------------------------------ JAX and any other functional backend
-
-    def _run_pure(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
-        assign_all(self._selected(grads, indices))
-
     # ------------------------------------------------------------------ torch
 
     def _run_torch(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
@@ -93,7 +95,7 @@ class Runner:
 
     # ------------------------------------------------------------------ TensorFlow
 
-    def _run_tensorflow(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> None:
+    def _run_tensorflow(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> int | Tensor:
         import tensorflow as tf
 
         optimizer = self._optimizer
@@ -102,8 +104,7 @@ class Runner:
         grads = [tf.ensure_shape(tf.convert_to_tensor(g), shape) for g, shape in zip(grads, shapes, strict=True)]
         if tf.distribute.has_strategy():
             grads = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, grads)
-            assign_all(self._selected(grads, indices))
-            return
+            return self._assign_reduced(grads, indices)
         if optimizer.gradient_accumulation_steps:
             tf.cond(
                 self._is_boundary(),
@@ -112,13 +113,28 @@ class Runner:
             )
         else:
             self._call(self._update, grads, indices, optimizer.scalars())
+        return 1
+
+    def _assign_reduced(self, grads: Sequence[Tensor], indices: tuple[int, ...]) -> int | Tensor:
+        """Under a strategy: the step from summed gradients, or none where loss scaling made one of them overflow.
+
+        Keras's `LossScaleOptimizer` asks only the first replica, and before the sum, whether gradients are finite.
+        """
+        pairs = self._selected(grads, indices)
+        if not self._optimizer.is_loss_scaled:
+            assign_all(pairs)
+            return 1
+        finite = ops.all(ops.stack([ops.all(ops.isfinite(g)) for g in grads]))
+        old = [ops.convert_to_tensor(target) for target, _ in pairs]
+        assign_all([(v, ops.where(finite, ops.cast(x, o.dtype), o)) for (v, x), o in zip(pairs, old, strict=True)])
+        return ops.cast(finite, self._optimizer._iterations.dtype)
 
     def _call(
         self, branch: Callable[..., Any], grads: Sequence[Tensor], indices: tuple[int, ...], *scalars: Any
     ) -> None:
         import tensorflow as tf
 
-        key = (branch.__name__, indices)
+        key = (branch.__name__, indices, self._optimizer.settings())
         if key not in self._compiled:
 
             def step(grads: Sequence[Tensor], *scalars: Any) -> None:

@@ -11,16 +11,23 @@ from keras_optreg.optimizers.rule_optimizer import ZEROS, RuleOptimizer, Step
 from keras_optreg.typing import BaseOptions, Tensor
 
 
-def scheduled_momentum(t: Tensor, beta_1: float) -> Tensor:
-    """μ_t = β₁·(1 − ½·0.96ᵗ), which warms the momentum up over some 250 steps."""
-    return beta_1 * (1 - 0.5 * ops.power(0.96, t))
+def scheduled_momentum(t: Tensor, beta_1: float, momentum_decay: float) -> Tensor:
+    """μ_t = β₁·(1 − ½·0.96^(ψt)): from half of β₁ up to β₁."""
+    return beta_1 * (1 - 0.5 * ops.power(0.96, momentum_decay * t))
 
 
 def momentum_product(
-    shared: dict[str, Tensor], sums: dict[str, Tensor], *, lr: Tensor, t: Tensor, beta_1: float, **_: Any
+    shared: dict[str, Tensor],
+    sums: dict[str, Tensor],
+    *,
+    lr: Tensor,
+    t: Tensor,
+    beta_1: float,
+    momentum_decay: float,
+    **_: Any,
 ) -> dict[str, Tensor]:
     """Π μ_i up to step t, one number for all weights."""
-    return {"product": shared["product"] * scheduled_momentum(t, beta_1)}
+    return {"product": shared["product"] * scheduled_momentum(t, beta_1, momentum_decay)}
 
 
 def nadam(
@@ -34,9 +41,10 @@ def nadam(
     beta_1: float,
     beta_2: float,
     epsilon: float,
+    momentum_decay: float,
 ) -> Step:
-    """Algorithm 2 of Dozat 2016, with its momentum schedule."""
-    mu, mu_next = scheduled_momentum(t, beta_1), scheduled_momentum(t + 1, beta_1)
+    """Algorithm 2 of Dozat 2016 as Keras and PyTorch have it: μ acts in m̂, and m averages with β₁."""
+    mu, mu_next = (scheduled_momentum(step, beta_1, momentum_decay) for step in (t, t + 1))
     product = ops.cast(shared["product"], w.dtype)
     m = moving_average(state["m"], g, beta_1)
     v = moving_average(state["v"], ops.square(g), beta_2)
@@ -49,10 +57,9 @@ def nadam(
 class Nadam(RuleOptimizer):
     """Adam that looks ahead along its momentum, as Nesterov's method does.
 
-    When to use it: where Adam is used; it often gets there a little sooner. "NadamW" of the AlgoPerf baselines is
-    this with `weight_decay`.
+    When to use it: where Adam is used; it often gets there a little sooner.
 
-    Equations (μ_t = β₁(1 − ½·0.96ᵗ)):
+    Equations (μ_t = β₁(1 − ½·0.96^(ψt)), ψ `momentum_decay`):
 
         m ← β₁·m + (1 − β₁)·g
         v ← β₂·v + (1 − β₂)·g²
@@ -64,6 +71,8 @@ class Nadam(RuleOptimizer):
         beta_1: β₁ in [0, 1).
         beta_2: β₂ in [0, 1).
         epsilon: ε >= 0.
+        momentum_decay: ψ >= 0, how fast the momentum warms up from β₁/2 to β₁. 1 as in Keras, which is there after
+            some 100 steps; 0.004 as in the paper and in PyTorch, which takes some 25,000.
         **options: what all optimizers take, see `SGD`.
 
     Raises:
@@ -76,13 +85,13 @@ class Nadam(RuleOptimizer):
         >>> [round(float(x), 4) for x in keras.ops.convert_to_numpy(w)]
         [0.8937, -1.8937]
 
-    Differs: equal to Keras, which averages with β₁ and applies the schedule μ in m̂, as PyTorch does too; the product
-    is kept in float32.
+    Differs: equal to Keras by default, and to PyTorch's `NAdam` with `momentum_decay=0.004`. Both average with β₁ and
+    apply the schedule μ in m̂ alone; the paper averages with μ_t. The product is kept in float32.
     """
 
     slots = {"m": ZEROS, "v": ZEROS}
     shared_slots = {"product": 1.0}
-    bounds = {"beta_1": FRACTION, "beta_2": FRACTION, "epsilon": NON_NEGATIVE}
+    bounds = {"beta_1": FRACTION, "beta_2": FRACTION, "epsilon": NON_NEGATIVE, "momentum_decay": NON_NEGATIVE}
     rule = staticmethod(nadam)
     share = staticmethod(momentum_product)
     has_metric = True
@@ -93,6 +102,8 @@ class Nadam(RuleOptimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
+        momentum_decay: float = 1.0,
         **options: Unpack[BaseOptions],
     ):
-        super().__init__(learning_rate, own={"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon}, **options)
+        own = {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon, "momentum_decay": momentum_decay}
+        super().__init__(learning_rate, own=own, **options)

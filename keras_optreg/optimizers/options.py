@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_optreg import bounds
@@ -27,6 +28,17 @@ OPTION_DEFAULTS: dict[str, Any] = {
 }
 ENGINE_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties")
 """Those that Keras's base class does not know."""
+CONSTANTS = (
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "use_ema",
+    "ema_momentum",
+    "ema_overwrite_frequency",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+"""Those that stand as numbers in a compiled step."""
 
 
 def as_rate(owner: str, rate: Any) -> Any:
@@ -41,6 +53,11 @@ def as_rate(owner: str, rate: Any) -> Any:
         )
     bounds.check(owner, {"learning_rate": float(rate)}, {"learning_rate": bounds.NON_NEGATIVE})
     return float(rate)
+
+
+def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy numbers as Python's: a compiled step cannot take them, a config should not."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in arguments.items()}
 
 
 def check_names(owner: str, given: Mapping[str, Any], own: Mapping[str, Any]) -> None:
@@ -62,9 +79,22 @@ def check_values(
     for name in set(own) - set(ranges):
         if not isinstance(own[name], bool):
             raise ValueError(f"The `{name}` of {owner} must be True or False. Received: {name}={own[name]!r}")
+    steps = given.get("gradient_accumulation_steps")
+    if steps and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 2):
+        raise ValueError(
+            f"The `gradient_accumulation_steps` of {owner} is an integer >= 2, or None. "
+            f"Received: gradient_accumulation_steps={steps!r}"
+        )
+    if given.get("ema_overwrite_frequency") and not given.get("use_ema"):
+        raise ValueError(
+            f"{owner} got `ema_overwrite_frequency` without use_ema=True, so there is no moving average to overwrite "
+            "the weights with. Give use_ema=True, or leave ema_overwrite_frequency out."
+        )
     positive = ("clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor")
     numbers = {name: given[name] for name in positive if given.get(name) is not None}
     bounds.check(owner, numbers, {name: bounds.POSITIVE for name in numbers})
+    if given.get("ema_momentum") is not None:
+        bounds.check(owner, {"ema_momentum": given["ema_momentum"]}, {"ema_momentum": bounds.CLOSED_FRACTION})
     decay = given.get("weight_decay")
     if decay is not None and not callable(decay):
         bounds.check(owner, {"weight_decay": decay}, {"weight_decay": bounds.NON_NEGATIVE})

@@ -19,9 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 import keras
 from keras import ops
 
-from keras_optreg import select
+from keras_optreg import bounds, select
 from keras_optreg.bounds import Interval
-from keras_optreg.optimizers import compiled_step, options, weight_plan
+from keras_optreg.optimizers import checkpoint, compiled_step, options, weight_plan
+from keras_optreg.optimizers.scheduled_rate import ScheduledRate
 from keras_optreg.optimizers.update_order import WEIGHT, ZEROS, Built, update_precision
 from keras_optreg.saving import deserialize, serialize, without_tensorflow
 from keras_optreg.select import Selector, path_of
@@ -45,7 +46,7 @@ class Step(NamedTuple):
     metric: Tensor | None = None
 
 
-class RuleOptimizer(keras.optimizers.Optimizer):
+class RuleOptimizer(ScheduledRate):
     """Abstract engine of all optimizers here. A subclass declares facts and gives its own arguments to `__init__`.
 
     One update, in this order, compiled as a whole where the backend can:
@@ -77,20 +78,19 @@ class RuleOptimizer(keras.optimizers.Optimizer):
     owns_iterate: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
 
+    is_loss_scaled: bool = False
+
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         cls.__signature__ = options.full_signature(cls)  # so that help() and editors show every argument
 
     def __init__(self, learning_rate: Any, *, own: Mapping[str, Any], **given: Any):
         owner = type(self).__name__
+        given, own = options.plain(given), options.plain(own)
         options.check_names(owner, given, own)
         engine = {name: given.pop(name, None) for name in options.ENGINE_OPTIONS}
         options.check_values(owner, given, own, self.bounds)
-        super().__init__(learning_rate=options.as_rate(owner, learning_rate), **given)
-        if not isinstance(self._learning_rate, keras.Variable):
-            self._learning_rate_scale = self.add_variable(
-                (), "ones", name="learning_rate_scale", aggregation="only_first_replica"
-            )
+        super().__init__(learning_rate, **given)
         self._own_names = tuple(own)
         for name, value in own.items():
             setattr(self, name, value)
@@ -102,7 +102,7 @@ class RuleOptimizer(keras.optimizers.Optimizer):
                     "Give weight_decay=, or leave weight_decay_on out."
                 )
         self.weight_decay_on = engine["weight_decay_on"]
-        self._not_decayed: Selector | None = None
+        self._excluded = _Opaque({})
         self._multipliers = _Opaque(weight_plan.as_multipliers(engine["learning_rate_multipliers"]))
         self._penalties = _Opaque(weight_plan.as_penalties(engine["penalties"]))
         refused = "its rule rebuilds the weights from a copy of its own" if self.owns_iterate else ""
@@ -121,42 +121,11 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         """The (selector, penalty) pairs given at construction."""
         return list(self._penalties.value)
 
-    # ------------------------------------------------------------------ learning rate
-
-    @property
-    def learning_rate(self) -> Tensor:
-        """The current learning rate. Setting a number while a schedule drives it scales the schedule from here on."""
-        return self._get_current_learning_rate()
-
-    @learning_rate.setter
-    def learning_rate(self, value: Any) -> None:
-        value = options.as_rate(type(self).__name__, value)
-        if not isinstance(value, float):
-            if isinstance(self._learning_rate, keras.Variable):  # keep the variable: its place in checkpoints is fixed
-                self._learning_rate_scale = self._learning_rate
-            self._learning_rate_scale.assign(1.0)
-            self._learning_rate = value
-        elif isinstance(self._learning_rate, keras.Variable):
-            self._learning_rate.assign(value)
-        else:
-            scheduled = float(ops.convert_to_numpy(self._scheduled_rate()))
-            if scheduled == 0.0 and value != 0.0:
-                raise ValueError(
-                    f"The schedule's learning rate is 0 at this step, so no scaling of it gives {value}. "
-                    "Set the rate at another step, or give the optimizer a number instead of a schedule."
-                )
-            self._learning_rate_scale.assign(value / scheduled if scheduled else 1.0)
-
-    def _scheduled_rate(self) -> Tensor:
-        rate = self._learning_rate
-        if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
-            return rate(self.iterations)  # real updates, not micro-batches
-        return rate()
-
-    def _get_current_learning_rate(self) -> Tensor:
-        if isinstance(self._learning_rate, keras.Variable):
-            return self._learning_rate
-        return ops.multiply(self._scheduled_rate(), self._learning_rate_scale)
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "loss_scale_factor" and hasattr(self, name):
+            # `keras.optimizers.LossScaleOptimizer` clears it in the optimizer it wraps: the one sign of being wrapped.
+            self.is_loss_scaled = value is None
+        super().__setattr__(name, value)
 
     # ------------------------------------------------------------------ variables
 
@@ -174,15 +143,17 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         plan = self._plan(selected, variables)
         if self.owns_iterate:
             self._refuse_constraints(variables)
-        plan.warn_of_double_shrinking(variables)
+        plan.warn_of_double_shrinking(variables, self.weight_decay)
         super().build(variables)
+        self._at_build = self._decided_at_build()
         names, starts = list(self.slots), list(self.slots.values())
         initial = [keras.initializers.Constant(0.0 if start == WEIGHT else start) for start in starts]
         lists = self.add_optimizer_variables(variables, names, initial) if names else ()
         shared = {name: self._add_scalars((), first, name) for name, first in self.shared_slots.items()}
         started = self._add_scalars((len(variables),), 0.0, "started") if WEIGHT in starts else None
         self.state = Built(plan, dict(zip(names, lists, strict=True)), shared, started)
-        self._built_with = _Opaque(weight_plan.remember(selected, variables)) if any(selected.values()) else None
+        if any(selected.values()):
+            self._built_with = _Opaque(weight_plan.remember(self._selectors(), selected, variables))
         self._runner = compiled_step.Runner(self)
 
     def _add_scalars(self, shape: tuple[int, ...], start: float, name: str) -> Variable:
@@ -193,23 +164,25 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         """What each of these weights gets from the engine (the weights it was built with, once it is built)."""
         return self.state.plan if self.built else self._plan(self._select(variables), variables)
 
-    def _select(self, variables: Sequence[Variable]) -> dict[str, list[tuple[int, ...]]]:
-        groups = {
+    def _selectors(self) -> dict[str, list[Selector]]:
+        return {
             "weight_decay_on": [self.weight_decay_on] if self.weight_decay_on is not None else [],
             "learning_rate_multipliers": [selector for selector, _ in self.learning_rate_multipliers],
             "penalties": [selector for selector, _ in self.penalties],
+            **self._excluded.value,
         }
-        # `exclude_from_weight_decay` may find nothing, as in Keras; a selector that a user gives must find something.
-        optional = {"not_decayed": [self._not_decayed] if self._not_decayed is not None else []}
-        return weight_plan.resolve(groups, optional, variables, self._built_with.value if self._built_with else None)
+
+    def _select(self, variables: Sequence[Variable]) -> dict[str, list[tuple[int, ...]]]:
+        saved = self._built_with.value if self._built_with else None
+        return weight_plan.resolve(self._selectors(), variables, saved)
 
     def _plan(
         self, selected: Mapping[str, list[tuple[int, ...]]], variables: Sequence[Variable]
     ) -> weight_plan.WeightPlan:
-        decaying = set(range(len(variables))) if self.weight_decay is not None else set()
+        decaying = set(range(len(variables)))
         if selected["weight_decay_on"]:
             decaying &= set(selected["weight_decay_on"][0])
-        decaying -= {i for found in selected["not_decayed"] for i in found}
+        decaying -= {i for group in self._excluded.value for found in selected[group] for i in found}
         factors = [factor for _, factor in self.learning_rate_multipliers]
         penalties = [penalty for _, penalty in self.penalties]
         return weight_plan.WeightPlan(
@@ -243,9 +216,12 @@ class RuleOptimizer(keras.optimizers.Optimizer):
                 "`exclude_from_weight_decay()` was called after the optimizer was built, when it has no effect any "
                 "more. Call it before the first training step, or use weight_decay_on=~select.matching(...)."
             )
-        parts = [select.variables(var_list)] if var_list else []
-        parts += [select.matching("|".join(var_names))] if var_names else []
-        self._not_decayed = parts[0] | parts[1] if len(parts) == 2 else (parts[0] if parts else None)
+        self._excluded = _Opaque(
+            {
+                "excluded": [select.variables(var_list)] if var_list else [],
+                "excluded_names": [select.matching("|".join(var_names))] if var_names else [],
+            }
+        )
 
     # ------------------------------------------------------------------ one update
 
@@ -269,26 +245,57 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         if not self.built:
             self.build(variables)
         self._check_variables_are_known(variables)
+        self._refuse_changes_since_build()
         grads, variables = _with_gradient(grads, variables)
         grads, variables = self._overwrite_variables_directly_with_gradients(grads, variables)
+        done = 1
         if variables:
-            self._runner.run(grads, tuple(self._get_variable_index(v) for v in variables))
-        self._iterations.assign_add(1)
+            done = self._runner.run(grads, tuple(self._get_variable_index(v) for v in variables))
+        self._iterations.assign_add(done)
+
+    def _decided_at_build(self) -> dict[str, Any]:
+        return {
+            "slots": tuple(self.slots),
+            "use_ema": bool(self.use_ema),
+            "gradient_accumulation_steps": bool(self.gradient_accumulation_steps),
+            "weight_decay_on": self.weight_decay_on,
+        }
+
+    def _refuse_changes_since_build(self) -> None:
+        for name, now in self._decided_at_build().items():
+            if now != self._at_build[name]:
+                raise ValueError(
+                    f"The `{name}` of {type(self).__name__} changed from {self._at_build[name]} to {now} after the "
+                    "optimizer was built, but its variables were created then. Make a new optimizer with these "
+                    "arguments."
+                )
 
     def scalars(self) -> dict[str, Tensor]:
         """The numbers of the coming update: learning rate, count from 1, weight decay. Read outside compiled code."""
         wd = self.weight_decay
         if callable(wd):
             wd = wd(self.iterations)
+        precision = update_precision(keras.config.floatx())
         return {
-            "lr": ops.cast(self.learning_rate, "float32"),
-            "t": ops.cast(self.iterations, "float32") + 1.0,
-            "wd": ops.cast(0.0 if wd is None else wd, "float32"),
+            "lr": ops.cast(self.learning_rate, precision),
+            "t": ops.cast(self.iterations, precision) + 1.0,
+            "wd": ops.cast(0.0 if wd is None else wd, precision),
         }
 
     def own_arguments(self) -> dict[str, Any]:
-        """The optimizer's own arguments, as its rule gets them."""
-        return {name: getattr(self, name) for name in self._own_names}
+        """The optimizer's own arguments, as its rule gets them: those it has now, which may have been set since."""
+        own = {name: getattr(self, name) for name in self._own_names}
+        bounds.check(type(self).__name__, own, self.bounds)
+        return own
+
+    def settings(self) -> tuple[Any, ...]:
+        """All numbers and flags that stand as constants in a compiled step. Another value needs another step."""
+        return (
+            *self.own_arguments().values(),
+            *(repr(penalty) for _, penalty in self.penalties),
+            self.weight_decay is None,
+            *(getattr(self, name) for name in options.CONSTANTS),
+        )
 
     def unscaled(self, grads: Sequence[Tensor]) -> list[Tensor]:
         """Gradients in the precision of the update, loss scale removed."""
@@ -301,11 +308,28 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         return [self._accumulated_gradients[i] for i in indices] if self.gradient_accumulation_steps else []
 
     def _overwrite_model_variables_with_average_value(self, trainable_variables: Sequence[Variable]) -> None:
-        compiled_step.assign_all([
-            (v, average)
-            for v, average in zip(trainable_variables, self._model_variables_moving_average, strict=True)
-            if average is not None
-        ])  # fmt: skip
+        if not self.built:
+            return
+        averages = ((v, self._model_variables_moving_average[self._get_variable_index(v)]) for v in trainable_variables)
+        is_average = ops.greater(self.iterations, 0)  # there is none before the first update
+        compiled_step.assign_all(
+            [
+                (v, ops.where(is_average, ops.convert_to_tensor(average), ops.cast(v, average.dtype)))
+                for v, average in averages
+                if average is not None
+            ]
+        )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save_own_variables(self, store: Any) -> None:
+        """As Keras's, with one entry more that says what each variable is."""
+        super().save_own_variables(store)
+        checkpoint.save(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Restore the state, unless it is another optimizer's: then warn and leave everything as it is."""
+        checkpoint.load(self, store)
 
     # ------------------------------------------------------------------ configuration
 
@@ -314,6 +338,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
         with without_tensorflow():
             config = super().get_config()
         config |= self.own_arguments()
+        if (scale := self.rate_scale()) != 1.0:
+            config["learning_rate_scale"] = scale
         if callable(self.weight_decay):
             config["weight_decay"] = serialize(self.weight_decay)
         if self.weight_decay_on is not None:
@@ -322,8 +348,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             config["learning_rate_multipliers"] = [[serialize(s), m] for s, m in self.learning_rate_multipliers]
         if self.penalties:
             config["penalties"] = [[serialize(s), serialize(p)] for s, p in self.penalties]
-        if self._not_decayed is not None:
-            config["not_decayed"] = serialize(self._not_decayed)
+        if any(self._excluded.value.values()):
+            config["excluded"] = {k: [serialize(s) for s in given] for k, given in self._excluded.value.items()}
         if self._built_with is not None:
             config["built_with"] = self._built_with.value
         return config
@@ -338,7 +364,8 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             return value
 
         config = dict(config)
-        built_with, not_decayed = config.pop("built_with", None), config.pop("not_decayed", None)
+        built_with, excluded = config.pop("built_with", None), config.pop("excluded", None)
+        scale = config.pop("learning_rate_scale", None)
         for name in ("learning_rate", "weight_decay", "weight_decay_on"):
             if name in config:
                 config[name] = restored(config[name])
@@ -346,7 +373,9 @@ class RuleOptimizer(keras.optimizers.Optimizer):
             if config.get(name):
                 config[name] = [(restored(selector), restored(thing)) for selector, thing in config[name]]
         optimizer = cls(**config)
-        optimizer._not_decayed = restored(not_decayed)
+        if scale is not None:
+            optimizer.scale_rate(scale)
+        optimizer._excluded = _Opaque({k: [restored(s) for s in given] for k, given in (excluded or {}).items()})
         optimizer._built_with = _Opaque(built_with) if built_with else None
         return optimizer
 

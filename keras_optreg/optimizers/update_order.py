@@ -3,7 +3,7 @@
 Clip; add the gradients of coupled penalties; decay; the rule; the proximal map; the constraint; the moving average.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -72,14 +72,17 @@ def updates(
     own = optimizer.own_arguments()
     grads = optimizer._clip_gradients(grads)
     started = None if built.started is None else ops.convert_to_tensor(built.started)
-    seen = [_seen_by_rule(optimizer, g, i, lr, wd, started) for g, i in zip(grads, indices, strict=True)]
+
+    def seen() -> Iterator[_Seen]:  # one weight at a time: eagerly, a list of all would hold a decayed copy of each
+        return (_seen_by_rule(optimizer, g, i, lr, wd, started) for g, i in zip(grads, indices, strict=True))
+
     extra: dict[str, Any] = {}
     if built.shared:
-        extra["shared"] = _next_shared(optimizer, seen, lr, t, own)
+        extra["shared"] = _next_shared(optimizer, seen(), lr, t, own)
         yield [(variable, extra["shared"][name]) for name, variable in built.shared.items()]
-    for one, i in zip(seen, indices, strict=True):
+    for one, i in zip(seen(), indices, strict=True):
         if cls.owns_iterate:
-            extra["wd"] = ops.cast(wd, one.w.dtype) if built.plan.decays[i] else 0.0
+            extra["wd"] = ops.cast(wd, one.w.dtype) if _decays(optimizer, i) else 0.0
         step = cls.rule(*one[:3], lr=one.lr, t=ops.cast(t, one.w.dtype), **extra, **own)
         yield _finished(optimizer, i, one.w + step.delta, step, t)
     if optimizer.use_ema:
@@ -88,6 +91,10 @@ def updates(
     if started is not None:
         now = [float(i in indices) for i in range(len(weights))]
         yield [(built.started, ops.maximum(started, ops.convert_to_tensor(now, "float32")))]
+
+
+def _decays(optimizer: "RuleOptimizer", i: int) -> bool:
+    return optimizer.weight_decay is not None and optimizer.state.plan.decays[i]
 
 
 def _value(variable: Variable) -> Tensor:
@@ -110,13 +117,13 @@ def _seen_by_rule(
         lr = lr * built.plan.multipliers[i]
     for penalty in built.plan.coupled[i]:
         g = g + ops.cast(penalty.gradient(w), w.dtype)
-    if built.plan.decays[i] and not type(optimizer).owns_iterate:
+    if _decays(optimizer, i) and not type(optimizer).owns_iterate:
         w = w - w * ops.cast(wd, w.dtype) * lr
     return _Seen(g, w, state, lr)
 
 
 def _next_shared(
-    optimizer: "RuleOptimizer", seen: Sequence[_Seen], lr: Tensor, t: Tensor, own: dict[str, Any]
+    optimizer: "RuleOptimizer", seen: Iterable[_Seen], lr: Tensor, t: Tensor, own: dict[str, Any]
 ) -> dict[str, Tensor]:
     cls = type(optimizer)
     old = {name: ops.convert_to_tensor(variable) for name, variable in optimizer.state.shared.items()}

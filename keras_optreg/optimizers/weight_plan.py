@@ -4,11 +4,10 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
-
 from keras_optreg import bounds, select
+from keras_optreg.saving import serialize
 from keras_optreg.select import Selector, path_of
-from keras_optreg.typing import Penalty, Variable
+from keras_optreg.typing import Penalty, Variable, is_quadratic
 
 
 def as_groups(value: Any, argument: str, example: str) -> list[tuple[Selector, Any]]:
@@ -59,6 +58,12 @@ def check_penalties(owner: str, penalties: Sequence[tuple[Selector, Penalty]], *
                     f"Add its gradient instead, penalties={penalty!r}.coupled(), or put it in the loss with "
                     "keras_optreg.attach(model, penalty)."
                 )
+        elif not penalty.is_coupled and any(part.has_proximal_map for part in getattr(penalty, "penalties", ())):
+            raise ValueError(
+                f"{owner} cannot apply {penalty!r} by proximal maps: those of its parts do not compose. For exact "
+                "zeros give one object that has a map, such as L1L2(l1, l2); to add the gradient instead, which leaves "
+                f"no exact zeros, say so: penalties={penalty!r}.coupled()."
+            )
         elif not penalty.has_gradient:
             raise ValueError(
                 f"{owner} cannot apply {penalty!r}: it has no gradient in closed form. "
@@ -71,28 +76,45 @@ def is_proximal(penalty: Penalty) -> bool:
     return penalty.has_proximal_map and not penalty.is_coupled
 
 
+MAY_FIND_NOTHING = ("excluded_names",)
+"""Keras's `exclude_from_weight_decay(var_names=)`; every other selector that a user gives must find something."""
+
+
 def resolve(
-    groups: Mapping[str, Sequence[Selector]],
-    optional: Mapping[str, Sequence[Selector]],
-    variables: Sequence[Variable],
-    saved: Mapping[str, Any] | None,
+    groups: Mapping[str, Sequence[Selector]], variables: Sequence[Variable], saved: Mapping[str, Any] | None
 ) -> dict[str, list[tuple[int, ...]]]:
-    """Positions selected by every selector of every group; those in `optional` may find nothing.
+    """Positions selected by every selector of every group.
 
     Paths change when a model is saved and loaded or rebuilt, positions do not: with `saved` from `remember` and
-    weights of the same shapes, the saved positions hold. Otherwise the selectors are evaluated.
+    weights of the same shapes, the saved positions of a group hold while its selectors are the saved ones. Otherwise
+    the selectors are evaluated.
     """
-    if saved and saved["shapes"] == _shapes(variables):
-        return {name: [tuple(found) for found in saved["selected"][name]] for name in (*groups, *optional)}
-    found = {name: [s.resolve(variables, f"`{name}`") for s in selectors] for name, selectors in groups.items()}
-    for name, selectors in optional.items():
-        found[name] = [tuple(i for i, v in enumerate(variables) if s.selects(v)) for s in selectors]
-    return found
+    positions: dict[str, list[tuple[int, ...]]] = {}
+    for name, selectors in groups.items():
+        if saved and saved["shapes"] == _shapes(variables) and saved["selectors"].get(name) == _configs(selectors):
+            positions[name] = [tuple(found) for found in saved["selected"][name]]
+        elif name in MAY_FIND_NOTHING:
+            positions[name] = [tuple(i for i, v in enumerate(variables) if s.selects(v)) for s in selectors]
+        else:
+            positions[name] = [s.resolve(variables, f"`{name}`") for s in selectors]
+    return positions
 
 
-def remember(selected: Mapping[str, Sequence[tuple[int, ...]]], variables: Sequence[Variable]) -> dict[str, Any]:
-    """The JSON form of `resolve`'s answer, for `get_config`."""
-    return {"shapes": _shapes(variables), "selected": {k: [list(found) for found in v] for k, v in selected.items()}}
+def remember(
+    groups: Mapping[str, Sequence[Selector]],
+    selected: Mapping[str, Sequence[tuple[int, ...]]],
+    variables: Sequence[Variable],
+) -> dict[str, Any]:
+    """What `resolve` was asked and answered, in JSON's types, for `get_config`."""
+    return {
+        "shapes": _shapes(variables),
+        "selectors": {name: _configs(selectors) for name, selectors in groups.items()},
+        "selected": {name: [list(found) for found in positions] for name, positions in selected.items()},
+    }
+
+
+def _configs(selectors: Sequence[Selector]) -> list[dict[str, Any]]:
+    return [serialize(selector) for selector in selectors]
 
 
 def _shapes(variables: Sequence[Variable]) -> list[list[int]]:
@@ -134,12 +156,14 @@ class WeightPlan:
         """All penalties that act in the update of weight `i`."""
         return self.coupled[i] + ([self.proximal[i]] if self.proximal[i] is not None else [])  # type: ignore[list-item]
 
-    def warn_of_double_shrinking(self, variables: Sequence[Variable]) -> None:
-        """Say, with paths, where decay and an L2 penalty shrink the same weight."""
+    def warn_of_double_shrinking(self, variables: Sequence[Variable], weight_decay: Any) -> None:
+        """Say, with paths, where decay (a number, a schedule or None) and an L2 penalty shrink the same weight."""
+        if weight_decay is None or weight_decay == 0:
+            return
         twice = [
             path_of(v)
             for i, v in enumerate(variables)
-            if self.decays[i] and any(map(_is_l2, [getattr(v, "regularizer", None), *self.penalties_of(i)]))
+            if self.decays[i] and any(map(is_quadratic, [getattr(v, "regularizer", None), *self.penalties_of(i)]))
         ]
         if twice:
             warnings.warn(
@@ -147,9 +171,3 @@ class WeightPlan:
                 "If only one is meant, leave the other out or restrict the decay with weight_decay_on=.",
                 stacklevel=2,
             )
-
-
-def _is_l2(penalty: Any) -> bool:
-    if isinstance(penalty, (keras.regularizers.L2, keras.regularizers.L1L2)):
-        return bool(penalty.l2)
-    return bool(getattr(penalty, "is_quadratic", False))

@@ -11,6 +11,7 @@ from keras_optreg.regularizers.saved_form import is_serializable, same_penalty
 from keras_optreg.regularizers.sum import Sum
 from keras_optreg.select import Selector, as_selector, everything, kernels, path_of
 from keras_optreg.table import Table
+from keras_optreg.typing import is_quadratic
 
 # What stood before the first attach: on a variable (which cannot be a key of a dictionary, its `==` being elementwise)
 # and by layer. Neither is ever saved.
@@ -25,7 +26,8 @@ def attach(model: Any, penalty: Any, on: Selector | None = None, existing: str |
     The recommended way to regularize. Keras reads `kernel_regularizer` only while a layer is built; later it acts only
     through the variable, and is saved only from the layer. This sets both, so the penalty counts now and is still there
     after `model.save`, `load_model`, `clone_model` and `from_config`, and it rebuilds train and test functions which
-    this model has already traced, so that it acts in the next `fit` without a new `compile`.
+    this model has already traced, so that it acts in the next `fit` without a new `compile`. It warns where the weight
+    decay of a built optimizer of this package shrinks the same weight already; one that is not built warns when it is.
 
         loss = data loss + Σ_w Ω(w)        over the selected weights, a shared one counted once
 
@@ -197,6 +199,8 @@ def _give(model: Any, pairs: Sequence[tuple[Owner, Any]], existing: str | None, 
             owner.variable.regularizer = penalty
     _tell_layers([owner for owner, _ in plan])
     _retrace(model)
+    if any(status == "attached" and is_quadratic(owner.variable.regularizer) for owner, status in statuses):
+        _warn_of_double_shrinking(model)
     return _table(model, statuses)
 
 
@@ -245,6 +249,14 @@ def _retrace(model: Any) -> None:
     for kind in ("train", "test"):
         if getattr(model, f"{kind}_function", None) is not None:
             getattr(model, f"make_{kind}_function")(force=True)
+
+
+def _warn_of_double_shrinking(model: Any) -> None:
+    optimizer: Any = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if hasattr(optimizer, "plan_for") and optimizer.built:
+        variables = optimizer._trainable_variables
+        optimizer.plan_for(variables).warn_of_double_shrinking(variables, optimizer.weight_decay)
 
 
 def _check_penalty(penalty: Any) -> None:

@@ -1,5 +1,6 @@
 """Dropout for a model that exists."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -48,12 +49,14 @@ def insert_dropout(model: Any, rate: float, after: After | None = None, seed: in
         seed: an integer makes the masks reproducible; the k-th inserted layer draws from `seed + k`.
 
     Returns:
-        The new model; compiled as the given one was, with a new optimizer, when that was compiled.
+        The new model, of the same class. It is compiled when the given one was (unless its class has a `compile` of its
+        own): with the same loss and metric objects and a new optimizer, which starts without moments.
 
     Raises:
         TypeError: when the model is no Keras model, or `after` is none of these.
         ValueError: when the rate is not in [0, 1), the model is a subclass of `keras.Model` (its layers cannot be
-            called one by one) or not built, no layer matches, or a chosen layer's output is not one tensor.
+            called one by one), of a class with a constructor of its own, or not built, no layer matches, or a chosen
+            layer's output is not one tensor.
 
     Example:
         >>> layers = [keras.Input((3,)), keras.layers.Dense(8, "relu", name="hidden"), keras.layers.Dense(1)]
@@ -80,11 +83,7 @@ def insert_dropout(model: Any, rate: float, after: After | None = None, seed: in
         layers: list[Any] = [start]
         for layer in model.layers:
             layers += [layer, dropout_behind(layer)] if id(layer) in chosen else [layer]
-        new_model = keras.Sequential(layers, name=model.name)
-        if model.compiled:
-            with without_tensorflow():
-                new_model.compile_from_config(model.get_compile_config())
-        return new_model
+        return _compiled_as(model, type(model)(layers, name=model.name))
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         output = layer(*args, **kwargs)
@@ -98,7 +97,24 @@ def insert_dropout(model: Any, rate: float, after: After | None = None, seed: in
         return dropout_behind(layer)(output)
 
     with without_tensorflow():
-        return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+        new_graph: Any = keras.models.clone_model(_graph(model), clone_function=lambda layer: layer, call_function=call)
+    return _compiled_as(model, type(model)(new_graph.input, new_graph.output, name=model.name))
+
+
+def _compiled_as(model: Any, new_model: Any) -> Any:
+    """The new model, compiled with the live loss and metrics of the given one; their configs refuse lambdas."""
+    if model.compiled and type(model).compile is keras.Model.compile:
+        arguments = model._compile_config.config
+        with without_tensorflow():
+            new_model.compile(**{**arguments, "optimizer": _made_again(arguments["optimizer"])})
+    return new_model
+
+
+def _made_again(optimizer: Any) -> Any:
+    config = optimizer.get_config()
+    innermost = config.get("inner_optimizer", {"config": config})["config"]
+    innermost.pop("built_with", None)  # positions of weights, whose order dropout may change: selectors look anew
+    return type(optimizer).from_config(config)
 
 
 def _check_model(model: Any) -> None:
@@ -114,6 +130,21 @@ def _check_model(model: Any) -> None:
             f"insert_dropout: the model {model.name!r} is not built, so there are no weights to share. "
             f"Begin it with keras.Input(shape), or call it on data first."
         )
+    is_sequential = isinstance(model, keras.Sequential)
+    plain = keras.Sequential if is_sequential else type(_graph(model))
+    own, expected = (inspect.getfullargspec(cls.__init__) for cls in (type(model), plain))
+    if own.args != expected.args and not (own.varargs and own.varkw):
+        tensors = "model.inputs[0], model.outputs[0]" if is_sequential else "model.input, model.output"
+        raise ValueError(
+            f"insert_dropout makes a new {type(model).__name__} from layers, but its constructor is not that of "
+            f"{plain.__name__}. Add keras.layers.Dropout where it is made; or, where its own methods are not needed, "
+            f"insert into a plain model of the same layers, keras.Model({tensors})."
+        )
+
+
+def _graph(model: Any) -> keras.Model:
+    """A functional model of Keras's own class with the same layers, not compiled."""
+    return keras.Model(model.input, model.output, name=model.name)
 
 
 def _chosen(model: Any, after: After | None, outputs: set[int]) -> list[keras.Layer]:

@@ -15,7 +15,8 @@ class L1(PenaltyRegularizer):
 
     Use it to select inputs or to prune. In the loss (`attach`, `kernel_regularizer=`) weights come close to zero but
     never reach it; given to an optimizer of this package, `Adam(1e-3, penalties=L1(1e-5))`, it acts through its
-    proximal map and leaves exact zeros.
+    proximal map and leaves exact zeros. Not with `use_ema=True`: the average that overwrites the weights at the end of
+    `fit`, and every `ema_overwrite_frequency` steps, is zero only where a weight was zero all along.
 
         Ω(w)       = λ Σ |w|                             (Keras's scale)
         ∇Ω(w)      = λ sign(w)
@@ -42,6 +43,8 @@ class L1(PenaltyRegularizer):
         R. Tibshirani, "Regression shrinkage and selection via the lasso", JRSS B 58, 1996. Proximal map: N. Parikh,
         S. Boyd, "Proximal algorithms", 2014, section 6.5.2.
     """
+
+    aliases = {"l1": "strength"}
 
     def __init__(self, strength: float | None = None, *, l1: float | None = None):
         super().__init__(strength=strength_of("L1", strength, "l1", l1))

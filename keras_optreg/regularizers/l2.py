@@ -44,10 +44,15 @@ class L2(PenaltyRegularizer):
         improve generalization", NIPS 1991. Against weight decay: I. Loshchilov, F. Hutter, arXiv 1711.05101.
     """
 
-    is_quadratic = True
+    aliases = {"l2": "strength"}
 
     def __init__(self, strength: float | None = None, *, l2: float | None = None):
         super().__init__(strength=strength_of("L2", strength, "l2", l2))
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether it shrinks anything at all."""
+        return self.strength > 0
 
     @classmethod
     def halved(cls, strength: float) -> Self:

@@ -13,8 +13,8 @@ from typing import Any
 
 import keras
 
-from keras_optreg.regularizers.saved_form import is_serializable, saved_form
-from keras_optreg.saving import without_tensorflow
+from keras_optreg.regularizers.saved_form import is_serializable
+from keras_optreg.saving import serialize, without_tensorflow
 
 # Variables whose regularizer argument is not called `<variable>_regularizer`.
 _ARGUMENTS = {
@@ -148,7 +148,7 @@ class SavedConfig:
             config = self._configs_inside(config).get(layer.name)
             if config is None:
                 return f"the config of {type(parent).__name__} does not contain the layer {layer.name!r}: {again}"
-        if (config or {}).get(owner.holder.argument) == saved_form(penalty):
+        if (config or {}).get(owner.holder.argument) == serialize(penalty):
             return ""
         if len(owner.holder.variables) > 1:
             return f"{keeper} saves one {owner.argument} for {len(owner.holder.variables)} of its weights: {again}"

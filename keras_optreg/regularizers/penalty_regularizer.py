@@ -13,9 +13,16 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
     r"""A penalty Ω: a scalar that grows with what training should avoid. Subclass it to add one.
 
     A subclass writes `penalty`, and where they are known `gradient` and `proximal`; what it gives, it has:
-    `has_gradient` and `has_proximal_map` follow from the methods. Strengths are checked, saved and shown here.
-    Being a Keras regularizer, a penalty fits `Dense(8, kernel_regularizer=...)`, `keras_optreg.attach`, and the
-    `penalties=` of an optimizer of this package, where it acts through its proximal map unless it is `coupled()`.
+    `has_gradient` and `has_proximal_map` follow from the methods. A subclass with another `penalty` inherits none of
+    them: they belong to the formula of its parent. Being a Keras regularizer, a penalty fits
+    `Dense(8, kernel_regularizer=...)`, `keras_optreg.attach`, and the `penalties=` of an optimizer of this package,
+    where it acts through its proximal map unless it is `coupled()`.
+
+    Strengths are checked, saved and shown here. They can be set, `penalty.strength = 1e-3`: value, config and equality
+    follow. A function that is already traced keeps the old number, as it does with Keras's regularizers: afterwards
+    call `model.compile(...)` again, or `model.make_train_function(force=True)` and `make_test_function(force=True)`
+    (in a callback, too), or attach the same object again, which does that. An optimizer's compiled update keeps the
+    number of its first step: for another strength in `penalties=`, compile with a new optimizer.
 
     The scalar is always float32, and so are the sums behind it: a sum of squares in float16 overflows at 65504.
 
@@ -37,26 +44,43 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
     """
 
     bounds: ClassVar[Mapping[str, Interval]] = {}
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """Other names of strengths, such as Keras's: alias -> strength."""
     has_gradient: bool = False
     has_proximal_map: bool = False
     is_quadratic: bool = False
     """Whether it shrinks weights in proportion to their size, as weight decay does."""
 
     def __init__(self, **strengths: float):
-        check(type(self).__name__, strengths, {name: NON_NEGATIVE for name in strengths} | dict(self.bounds))
-        self._strengths = {name: float(value) for name, value in strengths.items()}
+        self._strengths = dict.fromkeys(strengths, 0.0)
+        for name, value in strengths.items():
+            setattr(self, name, value)
         self.is_coupled = False
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
-        cls.has_gradient = cls.has_gradient or "gradient" in vars(cls)
-        cls.has_proximal_map = cls.has_proximal_map or "proximal" in vars(cls)
+
+        def depth(name: str) -> int:
+            return next(i for i, ancestor in enumerate(cls.__mro__) if name in vars(ancestor))
+
+        for name in ("gradient", "proximal", "is_quadratic"):
+            if depth(name) > min(depth("penalty"), depth("__call__")):
+                setattr(cls, name, getattr(PenaltyRegularizer, name))
+        cls.has_gradient = cls.gradient is not PenaltyRegularizer.gradient
+        cls.has_proximal_map = cls.proximal is not PenaltyRegularizer.proximal
 
     def __getattr__(self, name: str) -> float:
         try:
-            return self.__dict__["_strengths"][name]
+            return self.__dict__["_strengths"][self.aliases.get(name, name)]
         except KeyError:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        strength, strengths = self.aliases.get(name, name), self.__dict__.get("_strengths", {})
+        if strength not in strengths:
+            return super().__setattr__(name, value)
+        check(type(self).__name__, {name: value}, {name: self.bounds.get(strength, NON_NEGATIVE)})
+        strengths[strength] = float(value)
 
     def __call__(self, x: Any) -> Any:
         """Ω(x) as a float32 scalar, whatever the dtype of `x`."""
@@ -97,7 +121,7 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
         return type(self) is type(other) and self.get_config() == other.get_config()  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
-        return hash(repr(self))
+        return hash(type(self))  # strengths may change, a hash must not
 
     def __repr__(self) -> str:
         is_single = len(self._strengths) == 1

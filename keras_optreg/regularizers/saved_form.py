@@ -5,11 +5,6 @@ from typing import Any
 from keras_optreg.saving import deserialize, serialize
 
 
-def saved_form(penalty: Any) -> Any:
-    """What `get_config` of a layer holds for the penalty."""
-    return serialize(penalty)
-
-
 def is_serializable(penalty: Any) -> bool:
     """Whether Keras can save the penalty and make it again in this process."""
     try:
@@ -25,4 +20,4 @@ def same_penalty(one: Any, other: Any) -> bool:
         return True
     if one is None or other is None or type(one) is not type(other) or not is_serializable(one):
         return False
-    return saved_form(one) == saved_form(other)
+    return serialize(one) == serialize(other)

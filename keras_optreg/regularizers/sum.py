@@ -5,6 +5,7 @@ from typing import Any, Self
 import keras
 
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
+from keras_optreg.typing import is_quadratic
 
 
 @keras.saving.register_keras_serializable("keras_optreg")
@@ -39,6 +40,11 @@ class Sum(PenaltyRegularizer):
                 raise TypeError(f"The parts of a Sum must be regularizer objects, such as L1(1e-5). Received: {part!r}")
         self.penalties = tuple(part for p in penalties for part in (p.penalties if isinstance(p, Sum) else (p,)))
         self.has_gradient = all(getattr(part, "has_gradient", False) for part in self.penalties)
+
+    @property
+    def is_quadratic(self) -> bool:
+        """Whether one of its parts is."""
+        return any(map(is_quadratic, self.penalties))
 
     def penalty(self, x: Any) -> Any:
         return sum(part(x) for part in self.penalties)

@@ -10,6 +10,7 @@ from keras_optreg.regularizers.l2 import L2
 from keras_optreg.regularizers.owners import attributes_of, owners_of
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
 from keras_optreg.regularizers.sum import Sum
+from keras_optreg.saving import serialize
 from keras_optreg.select import path_of
 from keras_optreg.table import Table
 
@@ -18,14 +19,15 @@ def to_keras(model: Any) -> Table:
     """Replaces `L1`, `L2`, `L1L2` and their sums by Keras's own equal classes, on weights and on layers.
 
     Before `model.save`, for a file that loads where this package is not installed. The loss stays the same. A compiled
-    model also saves its optimizer: compile it with one of Keras's own before saving, or save with the optimizer left
-    out, `model.save(path, include_optimizer=False)`.
+    model saves its optimizer too, and Keras ignores `include_optimizer=False` for a `.keras` file: with an optimizer of
+    this package, compile with one of Keras's own before saving, or load with `load_model(path, compile=False)`.
 
     Args:
         model: a built Keras model; it is changed in place.
 
     Returns:
-        A table of what was replaced: `path` (of a weight, or of a layer's argument), `penalty` and `now`.
+        A table of what was replaced: `path` (of a weight, or of a layer's argument), `penalty` and `now`; the footer
+        tells when the optimizer still needs this package.
 
     Raises:
         ValueError: when a penalty has no equal in Keras; the message lists where. The model is then unchanged.
@@ -54,7 +56,10 @@ def to_keras(model: Any) -> Table:
         )
     for _, _, equal, holder, attribute in rows:
         setattr(holder, attribute, equal)
-    return Table(("path", "penalty", "now"), [row[:3] for row in rows])
+    footer = ""
+    if "keras_optreg" in str(serialize(getattr(model, "optimizer", None))):
+        footer = "The optimizer is saved with the model and needs keras_optreg: compile with one of Keras's own."
+    return Table(("path", "penalty", "now"), [row[:3] for row in rows], footer)
 
 
 def keras_equal(penalty: Any) -> keras.regularizers.Regularizer | None:
@@ -70,11 +75,11 @@ def keras_equal(penalty: Any) -> keras.regularizers.Regularizer | None:
 def _l1_and_l2(penalty: Any) -> tuple[float, float] | None:
     """λ₁ and λ₂ of a penalty of the form λ₁Σ|w| + λ₂Σw²; None for any other."""
     if type(penalty) in (L1, keras.regularizers.L1):
-        return float(penalty.get_config().get("strength", penalty.get_config().get("l1"))), 0.0
+        return float(penalty.l1), 0.0
     if type(penalty) in (L2, keras.regularizers.L2):
-        return 0.0, float(penalty.get_config().get("strength", penalty.get_config().get("l2")))
+        return 0.0, float(penalty.l2)
     if type(penalty) in (L1L2, keras.regularizers.L1L2):
-        return penalty.l1, penalty.l2
+        return float(penalty.l1), float(penalty.l2)
     if type(penalty) is Sum:
         parts = [_l1_and_l2(part) for part in penalty.penalties]
         found = [part for part in parts if part is not None]

@@ -75,8 +75,8 @@ def adamax(g, w, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-7):
     return w - lr / (1 - b1**t) * s["m"] / (s["u"] + epsilon)
 
 
-def nadam(g, w, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-7):
-    mu = [b1 * (1 - 0.5 * 0.96**i) for i in range(1, t + 2)]
+def nadam(g, w, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-7, psi=1.0):
+    mu = [b1 * (1 - 0.5 * 0.96 ** (psi * i)) for i in range(1, t + 2)]
     s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
     s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g * g
     m_hat = mu[t] * s["m"] / (1 - np.prod(mu)) + (1 - mu[t - 1]) * g / (1 - np.prod(mu[:t]))
@@ -168,5 +168,11 @@ CASES = [
         _fraction,
     ),
     Case("Adamax", optimizers.Adamax, adamax, _K.Adamax, None, _fraction),
-    Case("Nadam", optimizers.Nadam, nadam, _K.Nadam, None, _fraction),
+    Case("Nadam", optimizers.Nadam, nadam, _K.Nadam, None, (*_fraction, ("momentum_decay", -1e-9, 0.0))),
+    Case(
+        "Nadam-slow",
+        partial(optimizers.Nadam, momentum_decay=0.004),
+        partial(nadam, psi=0.004),
+        torch_peer=("NAdam", {"eps": 1e-12}),
+    ),
 ]

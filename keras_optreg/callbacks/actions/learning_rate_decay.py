@@ -22,15 +22,21 @@ class LearningRateDecay(Action):
 
         rate = S(step) · schedule(t) / schedule(0)
 
-    t is Keras's number of the epoch, or the number of batches since the first epoch began (with
-    `steps_per_execution=k` it moves in steps of k). The rate is added to the logs as `learning_rate`.
+    Both hold whatever the rate or its scale was before: nothing adds up from fit to fit, or over saving and loading.
+    `step` is the optimizer's and goes on across fits. t is Keras's number of the epoch, or the number of batches since
+    epoch 0 began (with `steps_per_execution=k` it moves in steps of k): each `fit` begins at t = 0, unless
+    `initial_epoch` or `load_state_dict` says otherwise. What was set last stays after `fit`, and is saved with the
+    model: a later training without this callback has the rate of the last t, or S(step) times its factor.
+
+    The rate is added to the logs as `learning_rate`.
 
     Args:
         schedule: A schedule, ours or Keras's, or a function from t to the rate.
         every: `"epoch"` or `"batch"`.
 
     Raises:
-        ValueError: For another `every`; at the start of training, when `schedule(0)` is 0 on top of a schedule.
+        ValueError: For another `every`; at the start of training, when `schedule(0)` is 0 on top of a schedule, or when
+            `initial_epoch` is above 0 and t cannot be known: per batch, with data of unknown length.
         TypeError: When `schedule` cannot be called; at the start of training, when one of Keras's own optimizers
             follows a schedule, because its rate cannot be set.
 
@@ -41,7 +47,7 @@ class LearningRateDecay(Action):
         ```
     """
 
-    state = ("_step", "_applied")
+    state = ("_step",)
 
     def __init__(self, schedule: Callable[[Any], Any], every: str = "epoch"):
         if not callable(schedule):
@@ -57,13 +63,12 @@ class LearningRateDecay(Action):
 
     def reset(self) -> None:
         self._step: int | None = None  # batches before this epoch; known when the first epoch begins
-        self._applied = 1.0  # on top of a schedule: the factor that is in the rate now
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        optimizer = self.model.optimizer
-        self._on_top = _follows_schedule(optimizer)
-        if not self._on_top:
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        self._scale = None
+        if not isinstance(optimizer.get_config().get("learning_rate"), dict):
             return
         self._first = float(self.schedule(0))
         if self._first == 0:
@@ -71,53 +76,51 @@ class LearningRateDecay(Action):
                 "LearningRateDecay multiplies the optimizer's own schedule by schedule(t)/schedule(0), but schedule(0) "
                 "is 0. Begin above 0, or give the optimizer a number in place of its schedule."
             )
-        # Keras's own setter refuses a number then. Ask now, not after the first epoch.
-        inner = type(getattr(optimizer, "inner_optimizer", optimizer))
-        if inner.learning_rate.fset is keras.optimizers.Optimizer.learning_rate.fset:
+        # The scale itself, not the rate: where S(step) is 0, no rate would tell the factor.
+        self._scale = getattr(optimizer, "_learning_rate_scale", None)
+        if self._scale is None:
+            kind = type(optimizer)
             raise TypeError(
-                f"LearningRateDecay cannot set the learning rate of {inner.__module__}.{inner.__name__}, which follows "
+                f"LearningRateDecay cannot set the learning rate of {kind.__module__}.{kind.__name__}, which follows "
                 "a schedule of its own. Give the optimizer a number, or use the optimizer of the same name in "
                 "keras_optreg.optimizers, where the two are multiplied."
             )
 
     def on_epoch_begin(self, epoch, logs=None):
+        self._batches = 0  # in this epoch; data of unknown length end in a batch that begins and never ends
         if self.every == "epoch":
             self._apply(epoch)
         elif self._step is None:
+            steps = self.params.get("steps")
+            if epoch and steps is None:
+                raise ValueError(
+                    f"LearningRateDecay(every='batch') cannot tell how many batches come before epoch {epoch}, because "
+                    "the data do not know their length. Pass steps_per_epoch to fit, or give this callback the "
+                    "state_dict() of the one that trained until there, or use every='epoch'."
+                )
             # fit(initial_epoch=n) goes on where n epochs would have ended.
-            self._step = epoch * (self.params.get("steps") or 0)
+            self._step = epoch * steps if epoch else 0
 
     def on_train_batch_begin(self, batch, logs=None):
         if self.every == "batch":
             self._apply(self._step + batch)
-            self._batch = batch
 
     def on_train_batch_end(self, batch, logs=None):
-        self._batch = batch
+        self._batches = batch + 1
 
     def on_epoch_end(self, epoch, logs=None):
         if self.every == "batch":
-            self._step += self._batch + 1
+            self._step = (self._step or 0) + self._batches
         if logs is not None:
             logs["learning_rate"] = _rate_of(self.model.optimizer)
 
     def _apply(self, t: int) -> None:
         rate = float(self.schedule(t))
-        optimizer = self.model.optimizer
-        if self._on_top:
-            current = _rate_of(optimizer)
-            if current == 0:  # no factor is visible in 0; the next t brings the whole change
-                return
-            # A factor of 0 could never be divided out again, so 1e-12 stands for it.
-            factor = rate / self._first or 1e-12
-            rate = current * (factor / self._applied)
-            self._applied = factor
-        optimizer.learning_rate = rate
-
-
-def _follows_schedule(optimizer: Any) -> bool:
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    return isinstance(optimizer.get_config().get("learning_rate"), dict)
+        optimizer = self.model.optimizer  # on JAX, `self.model` brings the state to the host
+        if self._scale is None:
+            optimizer.learning_rate = rate
+        else:
+            self._scale.assign(rate / self._first)
 
 
 def _rate_of(optimizer: Any) -> float:

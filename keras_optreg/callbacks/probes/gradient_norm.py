@@ -18,7 +18,8 @@ class GradientNorm(Probe):
     as the optimizer receives it: of the whole loss with its penalties, unscaled, before clipping and accumulation.
     It is computed inside the compiled step, in measured steps only, with any optimizer. One step is measured, or with
     `steps_per_execution` all of one execution, or per epoch all of the epoch; of several steps, the mean of the norms.
-    A weight the loss does not depend on has no gradient, and no entry.
+    A weight the loss does not depend on has no gradient, and no entry. Where a `train_step` of one's own calls the
+    optimizer several times a step, with some of the weights each, each call counts, for the weights that it has.
 
     Args:
         on: For which of the trainable weights, a selector; all of them when `None`. The global norm is always of all.
@@ -39,19 +40,14 @@ class GradientNorm(Probe):
         self._state.assign([1.0] + [0.0] * (self._state.shape[0] - 1))
 
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
-        on, steps, *norms = (float(value) for value in ops.convert_to_numpy(self._state))
+        on, *sums_and_counts = (float(value) for value in ops.convert_to_numpy(self._state))
         if on:
             self._state.assign([0.0] * self._state.shape[0])
-        if steps == 0:  # no update took place: loss scaling left them out
-            return {}
-        whole, *each = (value / steps for value in norms)
-        selected = [i for i in self._selected if i not in self.without_gradient]
-        return {"gradient_norm": whole, **{f"gradient_norm/{self._paths[i]}": each[i] for i in selected}}
-
-    @property
-    def without_gradient(self) -> set[int]:
-        """Positions of the trainable weights that had no gradient at all in the last compiled step."""
-        return self._tap.without_gradient if self._tap else set()
+        half = len(sums_and_counts) // 2
+        sums, counts = sums_and_counts[:half], sums_and_counts[half:]
+        # None of all where no update took place: loss scaling left them out.
+        names = {"gradient_norm": 0} | {f"gradient_norm/{self._paths[i]}": 1 + i for i in self._selected}
+        return {name: sums[i] / counts[i] for name, i in names.items() if counts[i]}
 
     def stop(self, model: Any) -> None:
         if self._tap is not None:

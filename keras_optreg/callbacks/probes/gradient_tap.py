@@ -7,10 +7,21 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_optreg.callbacks.probes.probe import stand_in
 from keras_optreg.callbacks.probes.replicas import num_replicas
 from keras_optreg.callbacks.probes.weights import norm
 
 _HIDING = ("save_own_variables", "load_own_variables")
+
+
+def inner_optimizer(model: Any) -> Any:
+    """The optimizer that updates the weights: under loss scaling the inner one."""
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
+
+
+def num_batches(optimizer: Any) -> int:
+    """How many gradients an optimizer received; with gradient accumulation `iterations` counts only the updates."""
+    return int(ops.convert_to_numpy(optimizer._iterations))
 
 
 class GradientTap:
@@ -26,31 +37,30 @@ class GradientTap:
 
     def __init__(self, model: Any):
         outer = model.optimizer
-        self.optimizer = getattr(outer, "inner_optimizer", outer)
-        self.num_weights = len(model.trainable_variables)
-        self.without_gradient: set[int] = set()
+        self.optimizer = inner_optimizer(model)
+        self._positions = {id(w): i for i, w in enumerate(model.trainable_variables)}
         self._states: list[Any] = []
         self._apply = self.optimizer.apply
         if not outer.built:
             outer.build(model.trainable_variables)  # the tap's variable must come after the optimizer's own
-        # In `__dict__`, past `__setattr__`, which would track it.
-        self.optimizer.__dict__["apply"] = self
+        self._put_back = [stand_in(self.optimizer, "apply", self)]
         for owner in {id(o): o for o in (outer, self.optimizer)}.values():
             for method in _HIDING:
-                owner.__dict__[method] = self._hidden(getattr(owner, method))
-        self._outer = outer
+                self._put_back.append(stand_in(owner, method, self._hidden(getattr(owner, method))))
 
     @classmethod
     def on(cls, model: Any) -> "GradientTap":
         """The tap of the model's optimizer, put there if need be."""
-        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        tap = optimizer.__dict__.get("apply")
+        tap = inner_optimizer(model).__dict__.get("apply")
         return tap if isinstance(tap, cls) else cls(model)
 
     def listen(self) -> Any:
-        """A new variable: [on, steps, Σ norm of all, Σ norm of each weight]; sums run while `on` is 1."""
+        """A new variable: [on, Σ norm of all, Σ norm of each weight, how many of all, how many of each weight].
+
+        The sums run while `on` is 1, over the calls of `apply`. A weight counts where it has a gradient.
+        """
         state = self.optimizer.add_variable(
-            (3 + self.num_weights,), dtype="float32", name="gradient_norms", aggregation="only_first_replica"
+            (3 + 2 * len(self._positions),), dtype="float32", name="gradient_norms", aggregation="only_first_replica"
         )
         self._states.append(state)
         return state
@@ -60,26 +70,35 @@ class GradientTap:
         self._untrack(state)
         self._states = [each for each in self._states if each is not state]
         if not self._states:
-            for owner, names in ((self.optimizer, ("apply", *_HIDING)), (self._outer, _HIDING)):
-                for name in names:
-                    owner.__dict__.pop(name, None)
+            for put_back in self._put_back:
+                put_back()
 
     def __call__(self, grads: Any, trainable_variables: Any = None) -> Any:
         grads = list(grads)
-        self._record(grads)
+        # A `train_step` of one's own may give the gradients of some weights only, in an order of its own.
+        if trainable_variables is not None:
+            trainable_variables = list(trainable_variables)
+        weights = self.optimizer._trainable_variables if trainable_variables is None else trainable_variables
+        self._record(grads, [self._positions.get(id(w)) for w in weights])
         return self._apply(grads, trainable_variables)
 
-    def _record(self, grads: list[Any]) -> None:
+    def _record(self, grads: list[Any], positions: list[int | None]) -> None:
         # Known while tracing: a weight that the loss does not depend on has no gradient at all.
-        self.without_gradient = {i for i, g in enumerate(grads) if g is None}
-        replicated, grads = _sum_over_replicas(grads)
+        found = [i for i, g in enumerate(grads[: len(positions)]) if g is not None]
+        if not found:
+            return  # the optimizer says what is wrong
+        replicated, grads = _sum_over_replicas([grads[i] for i in found])
+        positions = [positions[i] for i in found]
 
         def added(state: Any) -> Any:
-            norms = [ops.zeros(()) if g is None else norm(_dense(g)) for g in grads]
+            norms = [norm(_dense(g)) for g in grads]
             if scale := self.optimizer.loss_scale_factor:
                 norms = [each / scale for each in norms]
-            norms = ops.stack(norms)
-            return state + ops.concatenate([ops.stack([0.0, 1.0, norm(norms)]), norms])
+            of = dict(zip(positions, norms, strict=True))
+            weights = range(len(self._positions))
+            sums = ops.stack([ops.zeros(()), norm(ops.stack(norms)), *(of.get(i, ops.zeros(())) for i in weights)])
+            counts = ops.convert_to_tensor([1.0, *(float(i in of) for i in weights)], "float32")
+            return state + ops.concatenate([sums, counts])
 
         for variable in self._states:
             state = ops.convert_to_tensor(variable)
@@ -125,7 +144,4 @@ def _sum_over_replicas(grads: list[Any]) -> tuple[bool, list[Any]]:
         return False, grads
     import tensorflow as tf
 
-    context = tf.distribute.get_replica_context()
-    known = [i for i, g in enumerate(grads) if g is not None]
-    summed = context.all_reduce("SUM", [_dense(grads[i]) for i in known])
-    return True, [summed[known.index(i)] if i in known else None for i in range(len(grads))]
+    return True, tf.distribute.get_replica_context().all_reduce("SUM", [_dense(g) for g in grads])

@@ -3,6 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import keras
+from keras import ops
+
+from keras_optreg.callbacks.probes.gradient_tap import inner_optimizer
 from keras_optreg.callbacks.probes.probe import Probe
 
 
@@ -12,8 +16,30 @@ class LearningRate(Probe):
     Schedules, loss scaling and wrapped optimizers included; for a `MultiOptimizer`, `learning_rate_<name>` for each.
     """
 
+    def __init__(self):
+        self._compiled: Any = None
+
+    def start(self, model: Any) -> bool:
+        scheduled = not all(isinstance(rate, keras.Variable) for rate in _rates(model).values())
+        if scheduled and keras.config.backend() == "tensorflow" and not model.run_eagerly:
+            import tensorflow as tf
+
+            # A schedule is a chain of small operations, which TensorFlow runs four times as fast when compiled.
+            def tensors():
+                return {name: ops.convert_to_tensor(rate) for name, rate in _rates(model).items()}
+
+            self._compiled = tf.function(tensors, autograph=False).get_concrete_function()
+        return False
+
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
-        optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-        if hasattr(optimizer, "optimizers"):
-            return {f"learning_rate_{each.name}": each.learning_rate for each in optimizer.optimizers}
-        return {"learning_rate": optimizer.learning_rate}
+        return self._compiled() if self._compiled else _rates(model)
+
+    def stop(self, model: Any) -> None:
+        self._compiled = None
+
+
+def _rates(model: Any) -> dict[str, Any]:
+    optimizer = inner_optimizer(model)
+    if hasattr(optimizer, "optimizers"):
+        return {f"learning_rate_{each.name}": each.learning_rate for each in optimizer.optimizers}
+    return {"learning_rate": optimizer.learning_rate}

@@ -1,8 +1,10 @@
 """Measures of the weights: their norms, how far an update moves them, and how they are distributed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import prod
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_optreg import select
@@ -13,6 +15,16 @@ from keras_optreg.callbacks.probes.probe import Probe
 def norm(tensor: Any) -> Any:
     """Euclidean norm over all entries, summed in float32."""
     return ops.sqrt(ops.sum(ops.square(ops.cast(tensor, "float32"))))
+
+
+def _norms(tensors: Iterable[Any]) -> np.ndarray:
+    """The norm of each, on the host: computed where the tensors are, and brought over all at once."""
+    squares = [ops.sum(ops.square(ops.cast(tensor, "float32"))) for tensor in tensors]
+    return np.sqrt(ops.convert_to_numpy(ops.stack(squares)))
+
+
+def _whole(norms: Any) -> float:
+    return float(np.linalg.norm(norms))
 
 
 class _WeightProbe(Probe):
@@ -36,9 +48,10 @@ class WeightNorm(_WeightProbe):
     """
 
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
-        norms = {select.path_of(w): norm(w) for w in self._weights(model)}
-        whole = norm(ops.stack(list(norms.values())))
-        return {"weight_norm": whole, **{f"weight_norm/{path}": value for path, value in norms.items()}}
+        weights = self._weights(model)
+        norms = _norms(w.value for w in weights)
+        each = {f"weight_norm/{select.path_of(w)}": float(n) for w, n in zip(weights, norms, strict=True)}
+        return {"weight_norm": _whole(norms), **each}
 
 
 class UpdateRatio(_WeightProbe):
@@ -66,20 +79,19 @@ class UpdateRatio(_WeightProbe):
 
     def prepare(self, model: Any) -> None:
         # A copy, since a variable's value is overwritten in place (TensorFlow, torch) or donated (JAX).
-        self._before = [ops.copy(ops.stop_gradient(w)) for w in self._weights(model)]
+        self._before = [ops.copy(ops.stop_gradient(w.value)) for w in self._weights(model)]
 
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
         weights = self._weights(model)
         if self._before is None:
             return {}
-        moved = [norm(ops.subtract(ops.stop_gradient(w), b)) for w, b in zip(weights, self._before, strict=True)]
-        sizes = [
-            ops.maximum(norm(b), self.floor * float(max(_size(w), 1)) ** 0.5)
-            for w, b in zip(weights, self._before, strict=True)
-        ]
+        changes = [ops.subtract(w.value, b) for w, b in zip(weights, self._before, strict=True)]
+        moved, before = np.split(_norms([*changes, *self._before]), 2)
         self._before = None
-        each = {f"update_ratio/{select.path_of(w)}": m / s for w, m, s in zip(weights, moved, sizes, strict=True)}
-        return {"update_ratio": norm(ops.stack(moved)) / norm(ops.stack(sizes)), **each}
+        sizes = [max(float(b), self.floor * prod(w.shape) ** 0.5) for w, b in zip(weights, before, strict=True)]
+        ratios = [float(m) / size for m, size in zip(moved, sizes, strict=True)]
+        each = {f"update_ratio/{select.path_of(w)}": ratio for w, ratio in zip(weights, ratios, strict=True)}
+        return {"update_ratio": _whole(moved) / _whole(sizes), **each}
 
     def stop(self, model: Any) -> None:
         self._before = None
@@ -94,10 +106,3 @@ class Weights(_WeightProbe):
 
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
         return {f"weights/{select.path_of(w)}": w for w in self._weights(model)}
-
-
-def _size(weight: Any) -> int:
-    size = 1
-    for dimension in weight.shape:
-        size *= int(dimension)
-    return size

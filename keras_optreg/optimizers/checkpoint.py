@@ -1,0 +1,87 @@
+"""An optimizer's state in a file: Keras's numbered values, and besides them what each of them is.
+
+Keras restores by count alone, so another method's state, or a schedule's scale in the place of a rate, is taken for
+one's own where the counts agree.
+"""
+
+import json
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+
+if TYPE_CHECKING:
+    from keras_optreg.optimizers.rule_optimizer import RuleOptimizer
+
+ENTRY = "layout"
+RATES = {"learning_rate": "a number", "learning_rate_scale": "driven by a schedule"}
+"""Two kinds that have the same place."""
+
+
+def save(optimizer: "RuleOptimizer", store: Any) -> None:
+    """Add the layout to the values that Keras stored."""
+    store[ENTRY] = np.frombuffer(json.dumps(_layout(optimizer)).encode(), "uint8")
+
+
+def load(optimizer: "RuleOptimizer", store: Any) -> None:
+    """Restore the state. Where it is another optimizer's: warn, and leave everything as it is, as Keras does.
+
+    A file that Keras's own optimizer wrote has no layout; it is restored when numbers and shapes agree.
+    """
+    names, here = set(store.keys()), _layout(optimizer)
+    there: list[str] = json.loads(np.asarray(store[ENTRY]).tobytes()) if ENTRY in names else here
+    values = [store[str(i)] for i in range(len(names - {ENTRY}))]
+    fits = len(values) == len(here) and all(
+        tuple(variable.shape) == tuple(np.shape(value))
+        for variable, value in zip(optimizer.variables, values, strict=True)
+    )
+    if not fits or _without_rates(there) != _without_rates(here):
+        saved = _counted(there) if ENTRY in names else f"{len(values)} variables"
+        hint = "" if optimizer.built else (
+            " It is not built: train, or call optimizer.build(model.trainable_variables), before loading."
+        )  # fmt: skip
+        warnings.warn(
+            f"Skipping variable loading for optimizer '{optimizer.name}': the saved state is another optimizer's. "
+            f"Saved: {saved}. Here: {_counted(here)}.{hint}",
+            stacklevel=4,
+        )
+        return
+    for variable, value, own, saved in zip(optimizer.variables, values, here, there, strict=True):
+        if own == saved:
+            variable.assign(value)
+        else:
+            warnings.warn(
+                f"Optimizer '{optimizer.name}' keeps its own learning rate: the saved one was {RATES[saved]}, this one "
+                f"is {RATES[own]}.",
+                stacklevel=4,
+            )
+
+
+def _layout(optimizer: "RuleOptimizer") -> list[str]:
+    """What each of `optimizer.variables` is, in their order."""
+    rate = optimizer._learning_rate
+    groups: dict[str, Sequence[Any]] = {"iteration": [optimizer._iterations]}
+    if isinstance(rate, keras.Variable):
+        groups["learning_rate"] = [rate]
+    else:
+        groups["learning_rate_scale"] = [optimizer._learning_rate_scale]
+    if optimizer.built:
+        groups |= optimizer.state.slots
+        groups |= {name: [variable] for name, variable in optimizer.state.shared.items()}
+        groups["started"] = [optimizer.state.started]
+        groups["average"] = optimizer._model_variables_moving_average if optimizer.use_ema else []
+        groups["accumulated"] = optimizer._accumulated_gradients if optimizer.gradient_accumulation_steps else []
+    kinds = {id(variable): kind for kind, group in groups.items() for variable in group if variable is not None}
+    return [kinds.get(id(variable), str(variable.name)) for variable in optimizer.variables]
+
+
+def _without_rates(layout: Sequence[str]) -> list[str]:
+    return ["rate" if kind in RATES else kind for kind in layout]
+
+
+def _counted(layout: Sequence[str]) -> str:
+    """For instance `iteration, learning_rate, 2 m, 2 v`."""
+    return ", ".join(kind if n == 1 else f"{n} {kind}" for kind, n in Counter(layout).items())
