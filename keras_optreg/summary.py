@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from keras_optreg.introspection import inner_optimizer, shown
 from keras_optreg.regularizers.owners import owners_of
 from keras_optreg.select import path_of
 from keras_optreg.table import Table
@@ -44,15 +45,14 @@ def summary(model: Any) -> Table:
         raise ValueError(
             "summary: the model is not compiled, and it is the optimizer that is shown. Call model.compile(...)."
         )
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     trainable = {id(v): v for v in model.trainable_variables}
-    treatment = _treatment(optimizer, list(trainable.values()))
+    treatment = _treatment(inner_optimizer(model), list(trainable.values()))
     rows = []
     for variable in (owner.variable for owner in owners if owner.is_parameter):
         is_frozen = id(variable) not in trainable
         multiplier, decay, acting = (None, None, []) if is_frozen else treatment.get(id(variable), (None, None, []))
         counts = not is_frozen and variable.regularizer is not None
-        in_loss = [f"{_shown(variable.regularizer)} in the loss"] if counts else []
+        in_loss = [f"{shown(variable.regularizer)} in the loss"] if counts else []
         penalties = ", ".join(in_loss + acting) or None
         rows.append((path_of(variable), tuple(variable.shape), multiplier, decay, penalties, is_frozen))
     frozen = sum(row[-1] for row in rows)
@@ -80,13 +80,6 @@ def _treatment(optimizer: Any, trainable: list[Any]) -> dict[int, tuple[Any, Any
         }
     decay = optimizer.weight_decay
     return {id(v): (1, decay if decay is not None and optimizer._use_weight_decay(v) else None, []) for v in known}
-
-
-def _shown(penalty: Any) -> str:
-    if type(penalty).__repr__ is not object.__repr__:
-        return repr(penalty)
-    arguments = ", ".join(f"{value:.4g}" for value in penalty.get_config().values() if isinstance(value, float))
-    return f"keras {type(penalty).__name__}({arguments})"  # Keras's own have no repr
 
 
 def _shown_number(value: Any) -> Any:

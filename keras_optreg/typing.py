@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, TypedDict, runtime_checkable
 
-import keras
-
 from keras_optreg.select import Selector
 
 Tensor = Any
@@ -33,13 +31,6 @@ class Penalty(Protocol):
     def coupled(self) -> "Penalty":
         """The same penalty, acting through its gradient."""
         ...
-
-
-def is_quadratic(penalty: Any) -> bool:
-    """Whether a penalty, Keras's own included, shrinks weights in proportion to their size, as weight decay does."""
-    if isinstance(penalty, keras.regularizers.L2 | keras.regularizers.L1L2):
-        return bool(penalty.l2)
-    return bool(getattr(penalty, "is_quadratic", False))
 
 
 class EngineOptions(TypedDict, total=False):

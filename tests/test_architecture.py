@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "keras_optreg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Everyone may import these; they import nothing of the package but each other.
-GROUND = {"bounds", "saving", "select", "table", "typing"}
+GROUND = {"bounds", "introspection", "saving", "select", "table", "typing"}
 FAMILIES = {"optimizers", "regularizers", "schedules", "callbacks"}
 # Within a family: the machine, its parts and the mathematics that components share.
 SHARED = {
@@ -23,6 +23,7 @@ SHARED = {
     "optimizers.update_order",
     "optimizers.options",
     "optimizers.checkpoint",
+    "optimizers.saved_arguments",
     "optimizers.scheduled_rate",
     "optimizers.weight_plan",
     "optimizers.moments",

@@ -176,6 +176,11 @@ def test_what_shrinks_weights_as_decay_does(penalty, expected):
     assert penalty.is_quadratic is expected
 
 
+def test_a_sum_shows_the_strengths_of_kerass_own_parts():
+    total = Sum(L1(0.5), keras.regularizers.L1L2(0.25, 0.125))
+    assert repr(total) == "Sum(L1(0.5), keras L1L2(0.25, 0.125))"
+
+
 @pytest.mark.parametrize(
     ("penalty", "name", "same"),
     [

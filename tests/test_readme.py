@@ -40,7 +40,12 @@ def test_the_example_of_the_first_screen_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("code", CODE[1:])
 def test_the_other_examples_run(code):
-    exec(compile(code, "README.md", "exec"), {})
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert isinstance(names["optimizer"], keras.optimizers.Optimizer)
+    assert (
+        names["optimizer"].from_config(names["optimizer"].get_config()).get_config() == names["optimizer"].get_config()
+    )
 
 
 def test_tables_are_the_generated_ones():

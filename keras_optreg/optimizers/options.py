@@ -28,16 +28,7 @@ OPTION_DEFAULTS: dict[str, Any] = {
 }
 ENGINE_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties")
 """Those that Keras's base class does not know."""
-CONSTANTS = (
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "use_ema",
-    "ema_momentum",
-    "ema_overwrite_frequency",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
+CONSTANTS = tuple(name for name in OPTION_DEFAULTS if name not in (*ENGINE_OPTIONS, "weight_decay", "name"))
 """Those that stand as numbers in a compiled step."""
 
 

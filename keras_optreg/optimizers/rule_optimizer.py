@@ -21,10 +21,10 @@ from keras import ops
 
 from keras_optreg import bounds, select
 from keras_optreg.bounds import Interval
-from keras_optreg.optimizers import checkpoint, compiled_step, options, weight_plan
+from keras_optreg.optimizers import checkpoint, compiled_step, options, saved_arguments, weight_plan
 from keras_optreg.optimizers.scheduled_rate import ScheduledRate
 from keras_optreg.optimizers.update_order import WEIGHT, ZEROS, Built, update_precision
-from keras_optreg.saving import deserialize, serialize, without_tensorflow
+from keras_optreg.saving import without_tensorflow
 from keras_optreg.select import Selector, path_of
 from keras_optreg.typing import Penalty, Tensor, Variable
 
@@ -262,13 +262,14 @@ class RuleOptimizer(ScheduledRate):
         }
 
     def _refuse_changes_since_build(self) -> None:
-        for name, now in self._decided_at_build().items():
-            if now != self._at_build[name]:
-                raise ValueError(
-                    f"The `{name}` of {type(self).__name__} changed from {self._at_build[name]} to {now} after the "
-                    "optimizer was built, but its variables were created then. Make a new optimizer with these "
-                    "arguments."
-                )
+        now = self._decided_at_build()
+        if now == self._at_build:  # identical objects are equal without a look inside them
+            return
+        [name, *_] = [name for name in now if now[name] != self._at_build[name]]
+        raise ValueError(
+            f"The `{name}` of {type(self).__name__} changed from {self._at_build[name]} to {now[name]} after the "
+            "optimizer was built, but its variables were created then. Make a new optimizer with these arguments."
+        )
 
     def scalars(self) -> dict[str, Tensor]:
         """The numbers of the coming update: learning rate, count from 1, weight decay. Read outside compiled code."""
@@ -337,46 +338,17 @@ class RuleOptimizer(ScheduledRate):
         """All arguments, and for a built optimizer the positions its selectors found."""
         with without_tensorflow():
             config = super().get_config()
-        config |= self.own_arguments()
-        if (scale := self.rate_scale()) != 1.0:
-            config["learning_rate_scale"] = scale
-        if callable(self.weight_decay):
-            config["weight_decay"] = serialize(self.weight_decay)
-        if self.weight_decay_on is not None:
-            config["weight_decay_on"] = serialize(self.weight_decay_on)
-        if self.learning_rate_multipliers:
-            config["learning_rate_multipliers"] = [[serialize(s), m] for s, m in self.learning_rate_multipliers]
-        if self.penalties:
-            config["penalties"] = [[serialize(s), serialize(p)] for s, p in self.penalties]
-        if any(self._excluded.value.values()):
-            config["excluded"] = {k: [serialize(s) for s in given] for k, given in self._excluded.value.items()}
-        if self._built_with is not None:
-            config["built_with"] = self._built_with.value
-        return config
+        return saved_arguments.with_arguments(self, config)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "RuleOptimizer":
         """The optimizer of a config; state and weights come later, from `load_own_variables`."""
-
-        def restored(value: Any) -> Any:
-            if isinstance(value, dict) and "class_name" in value:
-                return deserialize(value, custom_objects)
-            return value
-
-        config = dict(config)
-        built_with, excluded = config.pop("built_with", None), config.pop("excluded", None)
-        scale = config.pop("learning_rate_scale", None)
-        for name in ("learning_rate", "weight_decay", "weight_decay_on"):
-            if name in config:
-                config[name] = restored(config[name])
-        for name in ("learning_rate_multipliers", "penalties"):
-            if config.get(name):
-                config[name] = [(restored(selector), restored(thing)) for selector, thing in config[name]]
-        optimizer = cls(**config)
-        if scale is not None:
-            optimizer.scale_rate(scale)
-        optimizer._excluded = _Opaque({k: [restored(s) for s in given] for k, given in (excluded or {}).items()})
-        optimizer._built_with = _Opaque(built_with) if built_with else None
+        arguments, rest = saved_arguments.restored(config, custom_objects)
+        optimizer = cls(**arguments)
+        if rest.learning_rate_scale is not None:
+            optimizer.scale_rate(rest.learning_rate_scale)
+        optimizer._excluded = _Opaque(rest.excluded)
+        optimizer._built_with = _Opaque(rest.built_with) if rest.built_with else None
         return optimizer
 
 

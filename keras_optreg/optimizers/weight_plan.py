@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_optreg import bounds, select
+from keras_optreg.introspection import is_quadratic
 from keras_optreg.saving import serialize
 from keras_optreg.select import Selector, path_of
-from keras_optreg.typing import Penalty, Variable, is_quadratic
+from keras_optreg.typing import Penalty, Variable
 
 
 def as_groups(value: Any, argument: str, example: str) -> list[tuple[Selector, Any]]:

@@ -6,12 +6,12 @@ from weakref import WeakKeyDictionary
 
 import keras
 
+from keras_optreg.introspection import inner_optimizer, is_quadratic, shown
 from keras_optreg.regularizers.owners import Owner, SavedConfig, owners_of
 from keras_optreg.regularizers.saved_form import is_serializable, same_penalty
 from keras_optreg.regularizers.sum import Sum
 from keras_optreg.select import Selector, as_selector, everything, kernels, path_of
 from keras_optreg.table import Table
-from keras_optreg.typing import is_quadratic
 
 # What stood before the first attach: on a variable (which cannot be a key of a dictionary, its `==` being elementwise)
 # and by layer. Neither is ever saved.
@@ -188,9 +188,10 @@ def _give(model: Any, pairs: Sequence[tuple[Owner, Any]], existing: str | None, 
         else:
             conflicts.append(owner)
     if conflicts:
+        found = _paths(conflicts, lambda owner: shown(_standing(owner)))
         raise ValueError(
-            f"{purpose}: another penalty stands on {_paths(conflicts, _standing)}. Pass existing='add' to add to it or "
-            f"existing='replace' to replace it, or select other weights. Nothing was changed."
+            f"{purpose}: another penalty stands on {found}. Pass existing='add' to add to it or existing='replace' to "
+            "replace it, or select other weights. Nothing was changed."
         )
     for owner, penalty in plan:
         is_new_to_layer = owner.holder is not None and not same_penalty(owner.holder.penalty, penalty)
@@ -252,8 +253,7 @@ def _retrace(model: Any) -> None:
 
 
 def _warn_of_double_shrinking(model: Any) -> None:
-    optimizer: Any = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = inner_optimizer(model)
     if hasattr(optimizer, "plan_for") and optimizer.built:
         variables = optimizer._trainable_variables
         optimizer.plan_for(variables).warn_of_double_shrinking(variables, optimizer.weight_decay)
@@ -272,6 +272,6 @@ def _check_penalty(penalty: Any) -> None:
     raise TypeError(f"attach takes a penalty object. {hint} Received: penalty={penalty!r}")
 
 
-def _paths(owners: Sequence[Owner], detail: Callable[[Owner], Any] | None = None) -> str:
-    shown = [path_of(o.variable) + (f" ({detail(o)!r})" if detail else "") for o in owners[:6]]
+def _paths(owners: Sequence[Owner], detail: Callable[[Owner], str] | None = None) -> str:
+    shown = [path_of(o.variable) + (f" ({detail(o)})" if detail else "") for o in owners[:6]]
     return ", ".join(shown) + (f", … ({len(owners)} in all)" if len(owners) > 6 else "")

@@ -21,8 +21,8 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
     Strengths are checked, saved and shown here. They can be set, `penalty.strength = 1e-3`: value, config and equality
     follow. A function that is already traced keeps the old number, as it does with Keras's regularizers: afterwards
     call `model.compile(...)` again, or `model.make_train_function(force=True)` and `make_test_function(force=True)`
-    (in a callback, too), or attach the same object again, which does that. An optimizer's compiled update keeps the
-    number of its first step: for another strength in `penalties=`, compile with a new optimizer.
+    (in a callback, too), or attach the same object again, which does that. The same holds for a penalty in an
+    optimizer's `penalties=`, which is part of the train function.
 
     The scalar is always float32, and so are the sums behind it: a sum of squares in float16 overflows at 65504.
 

@@ -4,8 +4,8 @@ from typing import Any, Self
 
 import keras
 
+from keras_optreg.introspection import is_quadratic, shown
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
-from keras_optreg.typing import is_quadratic
 
 
 @keras.saving.register_keras_serializable("keras_optreg")
@@ -72,4 +72,4 @@ class Sum(PenaltyRegularizer):
         return total
 
     def __repr__(self) -> str:
-        return f"Sum({', '.join(map(repr, self.penalties))})" + (".coupled()" if self.is_coupled else "")
+        return f"Sum({', '.join(map(shown, self.penalties))})" + (".coupled()" if self.is_coupled else "")

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_optreg.callbacks.actions.action import Action
+from keras_optreg.introspection import inner_optimizer
 
 
 class LearningRateDecay(Action):
@@ -66,9 +67,9 @@ class LearningRateDecay(Action):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
-        self._scale = None
-        if not isinstance(optimizer.get_config().get("learning_rate"), dict):
+        optimizer = inner_optimizer(self.model)
+        self._scale_rate = None
+        if isinstance(optimizer.learning_rate, keras.Variable):
             return
         self._first = float(self.schedule(0))
         if self._first == 0:
@@ -77,8 +78,8 @@ class LearningRateDecay(Action):
                 "is 0. Begin above 0, or give the optimizer a number in place of its schedule."
             )
         # The scale itself, not the rate: where S(step) is 0, no rate would tell the factor.
-        self._scale = getattr(optimizer, "_learning_rate_scale", None)
-        if self._scale is None:
+        self._scale_rate = getattr(optimizer, "scale_rate", None)
+        if self._scale_rate is None:
             kind = type(optimizer)
             raise TypeError(
                 f"LearningRateDecay cannot set the learning rate of {kind.__module__}.{kind.__name__}, which follows "
@@ -116,11 +117,11 @@ class LearningRateDecay(Action):
 
     def _apply(self, t: int) -> None:
         rate = float(self.schedule(t))
-        optimizer = self.model.optimizer  # on JAX, `self.model` brings the state to the host
-        if self._scale is None:
-            optimizer.learning_rate = rate
+        model = self.model  # on JAX this brings the state to the host, so that what is set here is not overwritten
+        if self._scale_rate is None:
+            model.optimizer.learning_rate = rate
         else:
-            self._scale.assign(rate / self._first)
+            self._scale_rate(rate / self._first)
 
 
 def _rate_of(optimizer: Any) -> float:

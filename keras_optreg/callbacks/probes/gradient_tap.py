@@ -10,13 +10,9 @@ from keras import ops
 from keras_optreg.callbacks.probes.probe import stand_in
 from keras_optreg.callbacks.probes.replicas import num_replicas
 from keras_optreg.callbacks.probes.weights import norm
+from keras_optreg.introspection import inner_optimizer
 
 _HIDING = ("save_own_variables", "load_own_variables")
-
-
-def inner_optimizer(model: Any) -> Any:
-    """The optimizer that updates the weights: under loss scaling the inner one."""
-    return getattr(model.optimizer, "inner_optimizer", model.optimizer)
 
 
 def num_batches(optimizer: Any) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_optreg.callbacks.probes.gradient_tap import inner_optimizer
 from keras_optreg.callbacks.probes.probe import Probe
+from keras_optreg.introspection import inner_optimizer
 
 
 class LearningRate(Probe):

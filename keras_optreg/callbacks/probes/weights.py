@@ -14,13 +14,16 @@ from keras_optreg.callbacks.probes.probe import Probe
 
 def norm(tensor: Any) -> Any:
     """Euclidean norm over all entries, summed in float32."""
-    return ops.sqrt(ops.sum(ops.square(ops.cast(tensor, "float32"))))
+    return ops.sqrt(_sum_of_squares(tensor))
+
+
+def _sum_of_squares(tensor: Any) -> Any:
+    return ops.sum(ops.square(ops.cast(tensor, "float32")))
 
 
 def _norms(tensors: Iterable[Any]) -> np.ndarray:
     """The norm of each, on the host: computed where the tensors are, and brought over all at once."""
-    squares = [ops.sum(ops.square(ops.cast(tensor, "float32"))) for tensor in tensors]
-    return np.sqrt(ops.convert_to_numpy(ops.stack(squares)))
+    return np.sqrt(ops.convert_to_numpy(ops.stack([_sum_of_squares(tensor) for tensor in tensors])))
 
 
 def _whole(norms: Any) -> float:
