@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -30,6 +31,14 @@ def compiled(function):
 
         return jax.jit(function)
     return function  # torch runs step by step
+
+
+def without_compilation():
+    if BACKEND == "jax":
+        import jax
+
+        return jax.disable_jit()
+    return nullcontext()
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +70,11 @@ def test_jumps_fall_on_their_step_also_compiled():
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.keras_peer], ids=str)
 def test_equals_keras(case):
-    ours, peer = case.make(), compiled(case.keras_peer())  # eagerly, JAX compiles its conditions at every step
+    # Not compiled: there XLA's reciprocal puts Keras's polynomial beyond its end. JAX compiles conditions unless told.
+    ours, peer = case.make(), case.keras_peer()
     steps = [t for t in STEPS if t not in case.differs_at]
-    theirs = [number(peer(ops.convert_to_tensor(t, "int32"))) for t in steps]
+    with without_compilation():
+        theirs = [number(peer(ops.convert_to_tensor(t, "int32"))) for t in steps]
     np.testing.assert_allclose([number(ours(t)) for t in steps], theirs, rtol=2e-6, atol=1e-6)
 
 
