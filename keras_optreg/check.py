@@ -75,8 +75,9 @@ def check(
 
     Call it after `compile` with what you are about to give to `fit`. Weights, optimizer, metrics, random state of
     Python and NumPy and the callbacks are afterwards what they were: the model's state is kept and put back (whatever
-    happens in between), callbacks are deep copies, and files they write go to a temporary directory. Only what was not
-    built, model, optimizer or metrics, is built afterwards.
+    happens in between), and callbacks are deep copies. Files that a copy or its writers write go to a temporary
+    directory, where the attribute that says where has one of the usual names: `log_dir`, `filepath`, `filename`,
+    `backup_dir`, `path` or `directory`. Only what was not built, model, optimizer or metrics, is built afterwards.
 
     Args:
         model: A compiled model.
@@ -231,7 +232,8 @@ def _take(dataset: Any) -> Any:
             "or a new generator's first batches as arrays."
         )
     batches = itertools.islice(iter(dataset), 2)
-    return _Batches([tuple(keras.tree.map_structure(np.asarray, batch)) for batch in batches])
+    arrays = [keras.tree.map_structure(np.asarray, batch) for batch in batches]
+    return _Batches([tuple(batch) if isinstance(batch, list) else batch for batch in arrays])
 
 
 def _cut_validation(data: Any, batch_size: int) -> Any:

@@ -41,6 +41,16 @@ def path_of(variable: Any) -> str:
     return getattr(variable, "path", None) or variable.name
 
 
+def same_path(one: str, other: str) -> bool:
+    """Whether two paths can belong to one variable: the shorter is the end of the longer.
+
+    A loaded model may lack the first parts of the saved paths (`sequential/dense/kernel` is then `dense/kernel`) or
+    have new ones before them.
+    """
+    one, other = "/" + one, "/" + other
+    return one.endswith(other) or other.endswith(one)
+
+
 def _name_of(variable: Any) -> str:
     return path_of(variable).rsplit("/", 1)[-1].split(":")[0]
 
@@ -52,17 +62,27 @@ class Selector:
         """Whether the variable belongs to the set."""
         raise NotImplementedError
 
+    def among(self, variables: Sequence[Any]) -> "Selector":
+        """This selector for these variables. One that was loaded finds here the variables that it names."""
+        return self
+
     def of(self, model: Any) -> list[Any]:
         """The selected variables of a model (or of a list of variables), in the model's order."""
-        return [v for v in getattr(model, "weights", model) if self.selects(v)]
+        variables = list(getattr(model, "weights", model))
+        return [variables[i] for i in self.positions(variables)]
+
+    def positions(self, variables: Sequence[Any]) -> tuple[int, ...]:
+        """Positions of the selected variables; there may be none."""
+        here = self.among(variables)
+        return tuple(i for i, v in enumerate(variables) if here.selects(v))
 
     def resolve(self, variables: Sequence[Any], purpose: str) -> tuple[int, ...]:
-        """Positions of the selected variables.
+        """Positions of the selected variables, at least one.
 
         Raises:
             ValueError: when nothing matches; the message begins with `purpose` and lists paths that exist.
         """
-        found = tuple(i for i, v in enumerate(variables) if self.selects(v))
+        found = self.positions(variables)
         if not found:
             paths = [path_of(v) for v in variables]
             shown = ", ".join(paths[:12]) + (f", … ({len(paths)} in all)" if len(paths) > 12 else "")
@@ -176,11 +196,7 @@ class _Ndim(Selector):
 
 @_serializable
 class _Variables(Selector):
-    """Exactly these variables; what is saved of them is their paths (and, in a built optimizer, their positions).
-
-    A loaded model may lack the first parts of the saved paths (`sequential/dense/kernel` is then `dense/kernel`) or
-    have new ones before them, so the shorter of two paths has to be the end of the longer one.
-    """
+    """Exactly these variables; what is saved of them is their paths (and, in a built optimizer, their positions)."""
 
     def __init__(self, paths: Iterable[str], variables: Sequence[Any] | None = None):
         self.paths = tuple(paths)
@@ -188,12 +204,26 @@ class _Variables(Selector):
 
     def selects(self, variable: Any) -> bool:
         if self._variables is None:
-            own = "/" + path_of(variable)
-            return any(own.endswith("/" + path) or ("/" + path).endswith(own) for path in self.paths)
+            return any(same_path(path_of(variable), path) for path in self.paths)
         return any(variable is v for v in self._variables)
+
+    def among(self, variables: Sequence[Any]) -> Selector:
+        if self._variables is not None:
+            return self
+        found: list[Any] = []
+        for path in self.paths:
+            fitting = [v for v in variables if same_path(path_of(v), path)]
+            # `dense/kernel` is also the end of `encoder/dense/kernel`: the one that differs least is meant.
+            least = min((_distance(path_of(v), path) for v in fitting), default=0)
+            found += [v for v in fitting if _distance(path_of(v), path) == least]
+        return _Variables(self.paths, found)
 
     def get_config(self) -> dict[str, Any]:
         return {"paths": list(self.paths)}
+
+
+def _distance(one: str, other: str) -> int:
+    return abs(one.count("/") - other.count("/"))
 
 
 class _Pair(Selector):
@@ -201,6 +231,9 @@ class _Pair(Selector):
 
     def __init__(self, left: Selector, right: Selector):
         self.left, self.right = left, right
+
+    def among(self, variables: Sequence[Any]) -> Selector:
+        return type(self)(self.left.among(variables), self.right.among(variables))
 
     def __repr__(self) -> str:
         return f"({self.left!r} {self.symbol} {self.right!r})"
@@ -233,6 +266,9 @@ class _Either(_Pair):
 class _Not(Selector):
     def __init__(self, selector: Selector):
         self.selector = selector
+
+    def among(self, variables: Sequence[Any]) -> Selector:
+        return _Not(self.selector.among(variables))
 
     def selects(self, variable: Any) -> bool:
         return not self.selector.selects(variable)

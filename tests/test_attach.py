@@ -329,6 +329,8 @@ def test_add_composes_and_saves(tmp_path):
     assert total(model) == pytest.approx(0.25 * np.abs(w).sum() + STRENGTH * (w**2).sum(), rel=1e-5)
     assert total(reload(model, tmp_path)) == pytest.approx(total(model), rel=1e-6)
     assert attach(model, L1(0.25))[0].status == "already attached"
+    attach(model, Sum(L2(STRENGTH), L2(0.125)), existing="add")
+    assert model.layers[0].kernel.regularizer == Sum(L1(0.25), L2(STRENGTH), L2(0.125))
     detach(model)
     assert model.layers[0].kernel.regularizer == model.layers[0].kernel_regularizer == L1(0.25)
 

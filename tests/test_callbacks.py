@@ -127,6 +127,10 @@ def test_early_stopping_goes_on_from_its_state():
     assert 3 + story.epochs == whole == 5
     assert second.stop_reason == unbroken.stop_reason
     assert float(model.get_weights()[0][0, 0]) == weight == 1
+    third = EarlyStopping("val_loss", patience=3)
+    third.load_state_dict({**second.state_dict(), "best": 9})
+    model.fit(X, X, epochs=1, verbose=0, callbacks=[Story("val_loss", [1]), third])
+    assert (third.stop_reason, third.stopped_epoch) == (None, 0)
     with pytest.raises(ValueError, match="not the state of EarlyStopping"):
         second.load_state_dict({"best": 1})
 

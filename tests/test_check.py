@@ -184,6 +184,10 @@ def test_datasets():
         datasets.append(torch.utils.data.DataLoader(tensors, batch_size=8))
     for dataset in datasets:
         assert check(model, dataset).logs["loss"] == pytest.approx(arrays, rel=1e-5)
+    if BACKEND == "torch":  # batches that are inputs alone
+        alone = keras.Sequential([keras.Input((3,)), layers.Dense(2, activity_regularizer="l2")])
+        alone.compile("sgd")
+        assert check(alone, torch.utils.data.DataLoader(torch.from_numpy(X), batch_size=8)).ok
     with pytest.raises(TypeError, match="use up the first batches"):
         check(model, (Batches()[i] for i in range(2)))
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import keras
 import numpy as np
 import pytest
-from cases.schedules import CASES
+from cases.schedules import CASES, restarts
 from keras import ops
 
 from keras_optreg import schedules
@@ -66,6 +66,14 @@ def test_jumps_fall_on_their_step_also_compiled():
     inside = compiled(lambda k: ops.stack([schedule(k * p) for schedule, p in zip(rows, periods, strict=True)]))
     for k in (1, 3, 7):
         np.testing.assert_array_equal(ops.convert_to_numpy(inside(ops.convert_to_tensor(k, "int32"))), 0.5**k)
+
+
+def test_cycles_that_hardly_grow_keep_their_phase():
+    """t_mul − 1 and the logarithm of t_mul keep no digits in float32."""
+    schedule = schedules.CosineRestarts(1.0, first_decay_steps=10, t_mul=1.0001)
+    steps = range(1, 4000, 37)
+    expected = [restarts(t, 1.0, 10, 1.0001, 1, 0.0) for t in steps]
+    np.testing.assert_allclose([number(schedule(t)) for t in steps], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.keras_peer], ids=str)

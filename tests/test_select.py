@@ -1,6 +1,7 @@
 """Selectors: what they name, how they combine, and what a wrong one says."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -69,6 +70,24 @@ def test_json_keeps_the_meaning(model):
     restored = keras.saving.deserialize_keras_object(config, safe_mode=True)
     assert restored == selector
     assert names(restored, model) == names(selector, model)
+
+
+def test_saved_variables_are_found_again_by_the_path_that_differs_least():
+    paths = ["dense/kernel", "encoder/dense/kernel", "decoder/dense/kernel"]
+    saved = select.variables([keras.Variable(np.ones(2), name="x")]).get_config()
+
+    def found(path, now):
+        selector = type(select.variables([])).from_config({**saved, "paths": [path]})
+        variables = [SimpleNamespace(path=p, name="kernel", shape=(2,)) for p in now]
+        rest = {v.path for v in variables} - {v.path for v in selector.of(variables)}
+        assert {v.path for v in (~selector & ~select.biases()).of(variables)} == rest
+        return [v.path for v in selector.of(variables)]
+
+    for path in paths:
+        assert found(path, paths) == [path]
+        assert found(f"model/{path}", paths) == [path]
+        assert found(path, [f"model/{p}" for p in paths]) == [f"model/{path}"]
+    assert found("other/kernel", paths) == []
 
 
 def test_resolve_names_what_exists_when_nothing_matches(model):

@@ -79,9 +79,14 @@ def test_a_number_set_outside_its_range_is_refused_at_the_next_step():
         (lambda: SGD(0.1), {"momentum": 0.9}, "slots"),
         (lambda: SGD(0.1), {"use_ema": True}, "use_ema"),
         (lambda: SGD(0.1), {"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
+        (
+            lambda: SGD(0.1, gradient_accumulation_steps=2),
+            {"gradient_accumulation_steps": 4},
+            "gradient_accumulation_steps",
+        ),
         (lambda: SGD(0.1, weight_decay=0.1), {"weight_decay_on": select.biases()}, "weight_decay_on"),
     ],
-    ids=["amsgrad", "momentum", "use_ema", "accumulation", "weight_decay_on"],
+    ids=["amsgrad", "momentum", "use_ema", "accumulation", "accumulation of another length", "weight_decay_on"],
 )
 def test_what_was_decided_at_build_cannot_change(make, change, named):
     variables = variables_of(START)
@@ -91,6 +96,30 @@ def test_what_was_decided_at_build_cannot_change(make, change, named):
         setattr(optimizer, name, value)
     with pytest.raises(ValueError, match=f"The `{named}` .* changed from .* after the optimizer was built"):
         step(optimizer, variables)
+
+
+def test_shared_options_set_outside_their_ranges_are_refused_at_the_next_step():
+    for name in ("clipnorm", "weight_decay"):
+        variables = variables_of(START)
+        optimizer = SGD(0.1)
+        step(optimizer, variables)
+        setattr(optimizer, name, -1.0)
+        with pytest.raises(ValueError, match=f"`{name}` of SGD must be a number"):
+            step(optimizer, variables)
+
+
+def test_a_schedule_can_be_set_before_the_first_step_only():
+    """A compiled step goes on reading the number's variable, which would then hold the scale, 1."""
+    schedule = kor.schedules.ExponentialDecay(0.5, 1, 0.5)
+    optimizer = SGD(0.01)
+    optimizer.learning_rate = schedule
+    model = small_model(optimizer)
+    model.compile(optimizer, lambda y, p: ops.sum(p))
+    before = model.layers[-1].bias.numpy() if BACKEND != "torch" else model.get_weights()[-1]
+    model.fit(X, Y, batch_size=2, verbose=0)
+    np.testing.assert_allclose(model.get_weights()[-1], before - 2 * (0.5 + 0.25), rtol=1e-6)
+    with pytest.raises(ValueError, match="cannot become a schedule after the optimizer was built"):
+        optimizer.learning_rate = schedule
 
 
 def test_numpy_numbers_are_numbers():
@@ -201,6 +230,35 @@ def test_keras_own_checkpoint_of_the_same_method_is_restored():
         np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
 
 
+def test_kerass_rate_is_not_taken_for_the_scale_of_a_schedule():
+    kerass = keras.optimizers.Adam(1e-3)
+    kerass.build(variables_of(START))
+    ours = built(Adam(kor.schedules.StepDecay(0.25, drop=0.5, every=100)))
+    with pytest.warns(UserWarning, match="keeps its own learning rate"):
+        ours.load_own_variables(stored(kerass))
+    assert float(ops.convert_to_numpy(ours.learning_rate)) == 0.25
+
+
+def test_accumulation_of_another_length_is_another_state():
+    """`iterations` is derived from the number of micro-batches."""
+    saved = built(SGD(0.1, gradient_accumulation_steps=2), steps=3)
+    with pytest.warns(UserWarning, match="2 accumulated over 2. Here: .*2 accumulated over 4"):
+        built(SGD(0.1, gradient_accumulation_steps=4)).load_own_variables(stored(saved))
+
+
+def test_under_loss_scaling_another_optimizers_state_is_refused(tmp_path):
+    """There Keras has assigned it by count before anyone could look."""
+    model = small_model(keras.optimizers.LossScaleOptimizer(Adam(0.1)))
+    model.fit(X, Y, verbose=0)
+    model.save_weights(tmp_path / "same.weights.h5")
+    model.load_weights(tmp_path / "same.weights.h5")
+    for other in (RMSprop(0.3, momentum=0.9), Adam(kor.schedules.CosineDecay(0.1, 10))):
+        fresh = small_model(keras.optimizers.LossScaleOptimizer(other))
+        fresh.optimizer.build(fresh.trainable_variables)
+        with pytest.raises(ValueError, match="that of another optimizer than .* Compile the model again"):
+            fresh.load_weights(tmp_path / "same.weights.h5")
+
+
 def test_a_scaled_schedule_keeps_its_scale_in_the_config():
     optimizer = SGD(kor.schedules.StepDecay(0.5, drop=0.5, every=100))
     optimizer.learning_rate = 0.125
@@ -219,6 +277,11 @@ def test_an_edited_config_is_obeyed():
     later = SGD.from_config(built(SGD(**make, weight_decay_on=select.everything()), steps=1).get_config())
     later.exclude_from_weight_decay(var_names=["kernel"])
     assert built(later).state.plan.decays == [False, True]
+
+
+def test_excluded_names_come_in_a_list():
+    with pytest.raises(TypeError, match=r"Write var_names=\['bias'\]"):
+        SGD(0.1, weight_decay=0.5).exclude_from_weight_decay(var_names="bias")
 
 
 def test_variables_excluded_before_the_first_step_stay_so_in_a_saved_model(tmp_path):

@@ -138,6 +138,9 @@ def test_tags_are_those_of_keras(tmp_path):
         assert written["keras", run]
         for tag, points in written["keras", run].items():
             np.testing.assert_allclose(written["ours", run][tag], points, rtol=1e-5, err_msg=tag)
+        # Without a penalty, too: runs with one can be laid beside this one.
+        assert written["ours", run]["epoch_data_loss"] == written["ours", run]["epoch_loss"]
+        assert [value for _, value in written["ours", run]["epoch_penalty"]] == [0, 0]
 
 
 WITHOUT = """
@@ -146,18 +149,22 @@ import numpy as np, keras
 before = set(sys.modules)
 import keras_optreg
 from keras_optreg import callbacks, schedules
-heavy = {"tensorflow", "tensorboard", "tensorboardX", "matplotlib", "sklearn"}
+heavy = {"tensorflow", "jax", "torch", "tensorboard", "tensorboardX", "matplotlib", "sklearn", "optuna"}
 assert not heavy & (set(sys.modules) - before), f"importing imports {heavy & (set(sys.modules) - before)}"
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_regularizer="l2")])
 model.compile(keras.optimizers.SGD(schedules.CosineDecay(0.1, 9)), "mse")
 model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0, callbacks=[callbacks.TensorBoard(sys.argv[1], norms_every=1)])
+penalty = keras_optreg.regularizers.Sum(keras.regularizers.L2(0.1)).coupled()
+optimizer = keras_optreg.optimizers.SGD(schedules.warmup(schedules.CosineDecay(0.1, 9), 3))
+type(optimizer).from_config(optimizer.get_config())
+type(penalty).from_config(penalty.get_config())
 new = {"tensorboard", *TF} & (set(sys.modules) - before)
 assert not new, f"fit imports {new}"
 """
 
 
 def test_nothing_heavy_is_imported(tmp_path):
-    """Under JAX and torch not even TensorFlow, which is installed here."""
+    """Importing imports no optional package and no other backend; under JAX and torch, using imports no TensorFlow."""
     forbidden = [] if BACKEND == "tensorflow" else ["tensorflow"]
     done = subprocess.run(
         [sys.executable, "-c", f"TF = {forbidden}\n{WITHOUT}", str(tmp_path)],

@@ -58,8 +58,8 @@ class TensorBoard(keras.callbacks.Callback):
         self._monitors = [Monitor([LearningRate()], [train], every)]
         if norms_every:
             self._monitors.append(Monitor([GradientNorm(), WeightNorm(), UpdateRatio()], [train], norms_every))
-        # DataLoss puts its two numbers into the logs, from where they are written under epoch_ with the rest.
-        self._monitors.append(Monitor([DataLoss()], []))
+        self._data_loss = DataLoss()  # its monitor only starts and stops it: its numbers are written with the epoch's
+        self._monitors.append(Monitor([self._data_loss], []))
         if histograms:
             self._monitors.append(Monitor([Weights()], [train]))
         self._next_epoch = 0
@@ -96,10 +96,10 @@ class TensorBoard(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for monitor in self._monitors:
             monitor.on_epoch_end(epoch, logs)
-        logs = logs or {}
+        model = self.model
+        logs = {**self._data_loss.measure(model, logs or {}), **(logs or {})}
         train = {name: float(value) for name, value in logs.items() if not name.startswith("val_")}
         validation = {name.removeprefix("val_"): float(logs[name]) for name in logs if name.startswith("val_")}
-        model = self.model
         for probe in self._epoch_probes:
             train |= {
                 name: float(keras.ops.convert_to_numpy(value)) for name, value in probe.measure(model, logs).items()

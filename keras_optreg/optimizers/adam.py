@@ -23,8 +23,9 @@ class Adam(RuleOptimizer):
         w ← w − α·√(1 − β₂ᵗ)/(1 − β₁ᵗ) · m / (√v + ε)
 
     Args:
-        learning_rate: number >= 0, schedule or callable. A rate of 1 moves a weight by about 1
-            at first, and never by more than (1 − β₁)/√(1 − β₂), about 3, whatever the gradients.
+        learning_rate: number >= 0, schedule or callable. A rate of 1 moves a weight by 1 at the
+            first step, later by less where gradients change sign, and whatever the gradients are by no more than
+            (1 − β₁)/√((1 − β₂)(1 − β₁²/β₂)), about 7.
         beta_1: β₁ in [0, 1). 0.9 as in the paper.
         beta_2: β₂ in [0, 1). 0.999 as in the paper.
         epsilon: ε >= 0, the paper's "ε hat" of section 2. 1e-7 as in Keras; the paper has 1e-8.

@@ -26,7 +26,7 @@ def adamax(
     m = moving_average(state["m"], g, beta_1)
     u = ops.maximum(beta_2 * state["u"], ops.abs(g))
     c = lr / (u + epsilon)
-    return Step(-c * m / (1 - ops.power(beta_1, t)), {"m": m, "u": u}, metric=c)
+    return Step(-c * m / (1 - ops.power(beta_1, t)), {"m": m, "u": u}, metric=c, reach=lr)
 
 
 @keras.saving.register_keras_serializable("keras_optreg")

@@ -29,15 +29,26 @@ def save(optimizer: "RuleOptimizer", store: Any) -> None:
 def load(optimizer: "RuleOptimizer", store: Any) -> None:
     """Restore the state. Where it is another optimizer's: warn, and leave everything as it is, as Keras does.
 
-    A file that Keras's own optimizer wrote has no layout; it is restored when numbers and shapes agree.
+    A file that Keras's own optimizer wrote has no layout; it is restored when numbers and shapes agree, as what Keras
+    has in these places.
+
+    Raises:
+        ValueError: under loss scaling, where Keras has by then overwritten the state.
     """
     names, here = set(store.keys()), _layout(optimizer)
-    there: list[str] = json.loads(np.asarray(store[ENTRY]).tobytes()) if ENTRY in names else here
+    kerass = ["learning_rate" if kind in RATES else kind for kind in here]
+    there: list[str] = json.loads(np.asarray(store[ENTRY]).tobytes()) if ENTRY in names else kerass
     values = [store[str(i)] for i in range(len(names - {ENTRY}))]
     fits = len(values) == len(here) and all(
         tuple(variable.shape) == tuple(np.shape(value))
         for variable, value in zip(optimizer.variables, values, strict=True)
     )
+    if optimizer.is_loss_scaled and not (fits and there == here):
+        raise ValueError(
+            f"The saved state is that of another optimizer than '{optimizer.name}', and `LossScaleOptimizer` has "
+            f"written it over this one's. Saved: {_counted(there)}. Here: {_counted(here)}. Compile the model again, "
+            "and load its weights alone: from a model file by keras.saving.load_model(path, compile=False)."
+        )
     if not fits or _without_rates(there) != _without_rates(here):
         saved = _counted(there) if ENTRY in names else f"{len(values)} variables"
         hint = "" if optimizer.built else (
@@ -73,7 +84,8 @@ def _layout(optimizer: "RuleOptimizer") -> list[str]:
         groups |= {name: [variable] for name, variable in optimizer.state.shared.items()}
         groups["started"] = [optimizer.state.started]
         groups["average"] = optimizer._model_variables_moving_average if optimizer.use_ema else []
-        groups["accumulated"] = optimizer._accumulated_gradients if optimizer.gradient_accumulation_steps else []
+        if k := optimizer.gradient_accumulation_steps:
+            groups[f"accumulated over {k}"] = optimizer._accumulated_gradients
     kinds = {id(variable): kind for kind, group in groups.items() for variable in group if variable is not None}
     return [kinds.get(id(variable), str(variable.name)) for variable in optimizer.variables]
 

@@ -35,4 +35,4 @@ def adam(
     bias_1 = 1 - ops.power(beta_1, t)
     alpha = lr * ops.sqrt(1 - ops.power(beta_2, t)) / bias_1
     c = alpha / (ops.sqrt(v) + epsilon)
-    return Step(-c * m, new, metric=c * bias_1)
+    return Step(-c * m, new, metric=c * bias_1, reach=lr)

@@ -50,7 +50,7 @@ def nadam(
     v = moving_average(state["v"], ops.square(g), beta_2)
     m_hat = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
     c = lr / (ops.sqrt(v / (1 - ops.power(beta_2, t))) + epsilon)
-    return Step(-c * m_hat, {"m": m, "v": v}, metric=c)
+    return Step(-c * m_hat, {"m": m, "v": v}, metric=c, reach=lr)
 
 
 @keras.saving.register_keras_serializable("keras_optreg")

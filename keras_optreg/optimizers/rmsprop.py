@@ -27,12 +27,15 @@ def rmsprop(
     new = {"v": v}
     if centered:
         new["m"] = rho * state["m"] + (1 - rho) * g
-        v = v - ops.square(new["m"])
+        v = ops.maximum(v - ops.square(new["m"]), 0)  # rounding takes it below 0 where gradients hardly change
     c = lr / ops.sqrt(v + epsilon)
+    reach = None if centered else lr  # a constant gradient has no variance: centered, it goes as far as ε lets it
     if momentum == 0:
-        return Step(-c * g, new, metric=c)
+        return Step(-c * g, new, metric=c, reach=reach)
     new["u"] = momentum * state["u"] + c * g
-    return Step(-new["u"], new, metric=None if momentum == 1 else c / (1 - momentum))
+    if momentum == 1:
+        return Step(-new["u"], new)
+    return Step(-new["u"], new, *(None if step is None else step / (1 - momentum) for step in (c, reach)))
 
 
 @keras.saving.register_keras_serializable("keras_optreg")

@@ -39,11 +39,15 @@ class Step(NamedTuple):
         state: the next value of every slot.
         metric: the c >= 0, a scalar or shaped like the weight, for which a constant gradient g gives
             delta = -c·g in the long run. Proximal penalties use it as their step. None where no such c exists.
+        reach: for rules that divide by the size of the gradient, how far a constant gradient of any size moves the
+            weight in one step. A proximal penalty moves it by twice that at most: where gradients have been zero so
+            far, c says nothing and is enormous. None for the others.
     """
 
     delta: Tensor
     state: dict[str, Tensor]
     metric: Tensor | None = None
+    reach: Tensor | None = None
 
 
 class RuleOptimizer(ScheduledRate):
@@ -110,6 +114,7 @@ class RuleOptimizer(ScheduledRate):
             refused = refused or f"the rule of {owner} gives no step size for it"
         weight_plan.check_penalties(owner, self.penalties, proximal_refused=refused)
         self._built_with: _Opaque | None = None
+        self._checked: tuple[tuple[str, Any], ...] = ()
 
     @property
     def learning_rate_multipliers(self) -> list[tuple[Selector, float]]:
@@ -209,8 +214,14 @@ class RuleOptimizer(ScheduledRate):
             var_names: regular expressions; a weight is excluded when one is found in its path.
 
         Raises:
+            TypeError: when `var_names` is a string, and not a list of them.
             ValueError: after the optimizer was built.
         """
+        if isinstance(var_names, str):
+            raise TypeError(
+                "`exclude_from_weight_decay(var_names=)` takes a list of regular expressions. "
+                f"Write var_names=[{var_names!r}]."
+            )
         if self.built:
             raise ValueError(
                 "`exclude_from_weight_decay()` was called after the optimizer was built, when it has no effect any "
@@ -246,6 +257,7 @@ class RuleOptimizer(ScheduledRate):
             self.build(variables)
         self._check_variables_are_known(variables)
         self._refuse_changes_since_build()
+        self._check_values_set_since()
         grads, variables = _with_gradient(grads, variables)
         grads, variables = self._overwrite_variables_directly_with_gradients(grads, variables)
         done = 1
@@ -257,7 +269,7 @@ class RuleOptimizer(ScheduledRate):
         return {
             "slots": tuple(self.slots),
             "use_ema": bool(self.use_ema),
-            "gradient_accumulation_steps": bool(self.gradient_accumulation_steps),
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "weight_decay_on": self.weight_decay_on,
         }
 
@@ -270,6 +282,12 @@ class RuleOptimizer(ScheduledRate):
             f"The `{name}` of {type(self).__name__} changed from {self._at_build[name]} to {now[name]} after the "
             "optimizer was built, but its variables were created then. Make a new optimizer with these arguments."
         )
+
+    def _check_values_set_since(self) -> None:
+        given = tuple((name, getattr(self, name)) for name in (*options.CONSTANTS, "weight_decay"))
+        if given != self._checked:
+            options.check_values(type(self).__name__, dict(given), {}, {})
+            self._checked = given
 
     def scalars(self) -> dict[str, Tensor]:
         """The numbers of the coming update: learning rate, count from 1, weight decay. Read outside compiled code."""

@@ -24,13 +24,22 @@ class ScheduledRate(keras.optimizers.Optimizer):
 
     @property
     def learning_rate(self) -> Tensor:
-        """The current learning rate. Setting a number while a schedule drives it scales the schedule from here on."""
+        """The current learning rate. Setting a number while a schedule drives it scales the schedule from here on.
+
+        A schedule can be set before the optimizer is built.
+        """
         return self._get_current_learning_rate()
 
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         value = options.as_rate(type(self).__name__, value)
         if not isinstance(value, float):
+            if self.built:
+                raise ValueError(
+                    f"The learning rate of {type(self).__name__} cannot become a schedule after the optimizer was "
+                    "built: training steps that are already compiled would not follow it. Set a number, or compile "
+                    "the model with a new optimizer."
+                )
             if isinstance(self._learning_rate, keras.Variable):  # keep the variable: its place in checkpoints is fixed
                 self._learning_rate_scale = self._learning_rate
             self._learning_rate_scale.assign(1.0)

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from keras_optreg.optimizers.weight_plan import WeightPlan
-from keras_optreg.typing import Tensor, Variable
+from keras_optreg.typing import Penalty, Tensor, Variable
 
 if TYPE_CHECKING:
     from keras_optreg.optimizers.rule_optimizer import RuleOptimizer, Step
@@ -140,7 +140,7 @@ def _finished(optimizer: "RuleOptimizer", i: int, w: Tensor, step: "Step", t: Te
     built, variable = optimizer.state, optimizer._trainable_variables[i]
     proximal, constraint = built.plan.proximal[i], getattr(variable, "constraint", None)
     if proximal is not None:
-        w = proximal.proximal(w, step.metric)
+        w = proximal.proximal(w, _proximal_step(proximal, w, step))
     if constraint is not None:
         w = constraint(w)
     pairs = [(slot[i], step.state[name]) for name, slot in built.slots.items()]
@@ -148,6 +148,18 @@ def _finished(optimizer: "RuleOptimizer", i: int, w: Tensor, step: "Step", t: Te
     if not any(target is variable for target, _ in averaged):
         pairs.append((variable, w))
     return pairs + averaged
+
+
+def _proximal_step(proximal: Penalty, w: Tensor, step: "Step") -> Tensor:
+    """The metric, or less, so that the penalty moves no weight further than twice the rule's reach.
+
+    A constant gradient g moves a weight by the reach, the penalty by min(|∇Ω|/|g|, 2) times as far. So the two balance
+    where they do by the metric alone, at |g| = |∇Ω|, and on either side of it the same one wins.
+    """
+    if step.reach is None or not proximal.has_gradient:
+        return step.metric
+    pull = ops.abs(ops.cast(proximal.gradient(w), w.dtype))
+    return ops.minimum(step.metric, 2 * step.reach / ops.maximum(pull, 1e-30))
 
 
 def _averaged(optimizer: "RuleOptimizer", i: int, w: Tensor, t: Tensor) -> Pairs:

@@ -7,7 +7,7 @@ from typing import Any
 from keras_optreg import bounds, select
 from keras_optreg.introspection import is_quadratic
 from keras_optreg.saving import serialize
-from keras_optreg.select import Selector, path_of
+from keras_optreg.select import Selector, path_of, same_path
 from keras_optreg.typing import Penalty, Variable
 
 
@@ -59,7 +59,9 @@ def check_penalties(owner: str, penalties: Sequence[tuple[Selector, Penalty]], *
                     f"Add its gradient instead, penalties={penalty!r}.coupled(), or put it in the loss with "
                     "keras_optreg.attach(model, penalty)."
                 )
-        elif not penalty.is_coupled and any(part.has_proximal_map for part in getattr(penalty, "penalties", ())):
+        elif not penalty.is_coupled and any(
+            getattr(part, "has_proximal_map", False) for part in getattr(penalty, "penalties", ())
+        ):
             raise ValueError(
                 f"{owner} cannot apply {penalty!r} by proximal maps: those of its parts do not compose. For exact "
                 "zeros give one object that has a map, such as L1L2(l1, l2); to add the gradient instead, which leaves "
@@ -86,16 +88,17 @@ def resolve(
 ) -> dict[str, list[tuple[int, ...]]]:
     """Positions selected by every selector of every group.
 
-    Paths change when a model is saved and loaded or rebuilt, positions do not: with `saved` from `remember` and
-    weights of the same shapes, the saved positions of a group hold while its selectors are the saved ones. Otherwise
+    Paths change when a model is saved and loaded or rebuilt, positions do not: with `saved` from `remember` and what
+    look like the same weights, the saved positions of a group hold while its selectors are the saved ones. Otherwise
     the selectors are evaluated.
     """
     positions: dict[str, list[tuple[int, ...]]] = {}
+    are_the_same = saved is not None and _look_like(saved, variables)
     for name, selectors in groups.items():
-        if saved and saved["shapes"] == _shapes(variables) and saved["selectors"].get(name) == _configs(selectors):
+        if saved and are_the_same and saved["selectors"].get(name) == _configs(selectors):
             positions[name] = [tuple(found) for found in saved["selected"][name]]
         elif name in MAY_FIND_NOTHING:
-            positions[name] = [tuple(i for i, v in enumerate(variables) if s.selects(v)) for s in selectors]
+            positions[name] = [s.positions(variables) for s in selectors]
         else:
             positions[name] = [s.resolve(variables, f"`{name}`") for s in selectors]
     return positions
@@ -109,13 +112,34 @@ def remember(
     """What `resolve` was asked and answered, in JSON's types, for `get_config`."""
     return {
         "shapes": _shapes(variables),
+        "paths": [path_of(v) for v in variables],
         "selectors": {name: _configs(selectors) for name, selectors in groups.items()},
         "selected": {name: [list(found) for found in positions] for name, positions in selected.items()},
     }
 
 
 def _configs(selectors: Sequence[Selector]) -> list[dict[str, Any]]:
-    return [serialize(selector) for selector in selectors]
+    return [_without_shared_ids(serialize(selector)) for selector in selectors]
+
+
+def _without_shared_ids(config: Any) -> Any:
+    """Keras numbers the objects of a file that it saves or loads; equal selectors would differ by these numbers."""
+    if isinstance(config, dict):
+        return {name: _without_shared_ids(value) for name, value in config.items() if name != "shared_object_id"}
+    return [_without_shared_ids(value) for value in config] if isinstance(config, list) else config
+
+
+def _look_like(saved: Mapping[str, Any], variables: Sequence[Variable]) -> bool:
+    """Whether these can be the weights that were saved: the same shapes, and no path at another's position.
+
+    Paths may have got or lost first parts, or be new ones altogether.
+    """
+    if saved["shapes"] != _shapes(variables):
+        return False
+    before, now = saved["paths"], [path_of(v) for v in variables]
+    return all(
+        same_path(path, before[i]) or not any(same_path(path, other) for other in before) for i, path in enumerate(now)
+    )
 
 
 def _shapes(variables: Sequence[Variable]) -> list[list[int]]:

@@ -184,7 +184,8 @@ def _give(model: Any, pairs: Sequence[tuple[Owner, Any]], existing: str | None, 
             plan.append((owner, penalty))
         elif existing == "add" and isinstance(standing, keras.regularizers.Regularizer):
             statuses.append((owner, "attached"))
-            plan.append((owner, Sum(standing, penalty)))
+            parts = penalty.penalties if isinstance(penalty, Sum) else (penalty,)
+            plan.append((owner, Sum(standing, *(part for part in parts if not _holds(standing, part, existing)))))
         else:
             conflicts.append(owner)
     if conflicts:

@@ -6,6 +6,7 @@ import keras
 
 from keras_optreg.introspection import is_quadratic, shown
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
+from keras_optreg.saving import deserialize, serialize
 
 
 @keras.saving.register_keras_serializable("keras_optreg")
@@ -62,12 +63,12 @@ class Sum(PenaltyRegularizer):
         return scaled.coupled() if self.is_coupled else scaled
 
     def get_config(self) -> dict[str, Any]:
-        parts = [keras.saving.serialize_keras_object(part) for part in self.penalties]
+        parts = [serialize(part) for part in self.penalties]
         return {"penalties": parts, "is_coupled": self.is_coupled}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        total = cls(*(keras.saving.deserialize_keras_object(part) for part in config["penalties"]))
+        total = cls(*(deserialize(part) for part in config["penalties"]))
         total.is_coupled = config.get("is_coupled", False)
         return total
 

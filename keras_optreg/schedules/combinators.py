@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_optreg.bounds import NON_NEGATIVE, POSITIVE, check, is_number
+from keras_optreg.saving import deserialize, serialize
 from keras_optreg.schedules.decays import PolynomialDecay
 from keras_optreg.schedules.function_schedule import FunctionSchedule
 from keras_optreg.schedules.steps import check_boundaries
@@ -32,11 +33,11 @@ class Joined(FunctionSchedule):
         return rate
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "schedules": [keras.saving.serialize_keras_object(s) for s in self.schedules]}
+        return {**super().get_config(), "schedules": [serialize(s) for s in self.schedules]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Joined":
-        parts = [keras.saving.deserialize_keras_object(s) if isinstance(s, dict) else s for s in config["schedules"]]
+        parts = [deserialize(s) if isinstance(s, dict) else s for s in config["schedules"]]
         return cls(**{**config, "schedules": parts})
 
 

@@ -1,6 +1,6 @@
 """Half a cosine, once or with restarts."""
 
-from math import pi
+from math import log, pi
 from typing import ClassVar
 
 import keras
@@ -155,16 +155,17 @@ class CosineRestarts(FunctionSchedule):
 
     def at(self, step):
         t_mul, first = float(self.t_mul), self.first_decay_steps
+        growth = log(t_mul)
 
         def start(cycle):  # in steps: first · (1 + t_mul + … + t_mul^(cycle−1))
-            return first * (cycle if t_mul == 1 else (ops.power(t_mul, cycle) - 1.0) / (t_mul - 1.0))
+            return first * (cycle if t_mul == 1 else ops.expm1(cycle * growth) / (t_mul - 1.0))
 
         if t_mul == 1:
             cycle = whole(step, first)
         else:
             # A rounded logarithm can be one off beside a restart; two comparisons put it right. The slack of 1e-6 is
             # the rounding of `start` itself, less than a step for as long as steps are exact.
-            cycle = ops.floor(ops.log(1.0 + step / first * (t_mul - 1.0)) / ops.log(t_mul))
+            cycle = ops.floor(ops.log1p(step / first * (t_mul - 1.0)) / growth)
             cycle = ops.where(step < start(cycle) * (1.0 - 1e-6), cycle - 1.0, cycle)
             cycle = ops.where(step >= start(cycle + 1.0) * (1.0 - 1e-6), cycle + 1.0, cycle)
         fraction = ops.clip((step - start(cycle)) / (first * ops.power(t_mul, cycle)), 0.0, 1.0)

@@ -96,6 +96,7 @@ class EarlyStopping(Action):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        self.stopped_epoch, self.stop_reason = 0, None  # of this training, also where it goes on from a state
         self._validated = False
 
     def on_test_begin(self, logs=None):

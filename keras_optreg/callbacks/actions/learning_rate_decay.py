@@ -68,8 +68,8 @@ class LearningRateDecay(Action):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         optimizer = inner_optimizer(self.model)
-        self._scale_rate = None
-        if isinstance(optimizer.learning_rate, keras.Variable):
+        self._is_scheduled = not isinstance(optimizer.learning_rate, keras.Variable)
+        if not self._is_scheduled:
             return
         self._first = float(self.schedule(0))
         if self._first == 0:
@@ -77,9 +77,7 @@ class LearningRateDecay(Action):
                 "LearningRateDecay multiplies the optimizer's own schedule by schedule(t)/schedule(0), but schedule(0) "
                 "is 0. Begin above 0, or give the optimizer a number in place of its schedule."
             )
-        # The scale itself, not the rate: where S(step) is 0, no rate would tell the factor.
-        self._scale_rate = getattr(optimizer, "scale_rate", None)
-        if self._scale_rate is None:
+        if not hasattr(optimizer, "scale_rate"):
             kind = type(optimizer)
             raise TypeError(
                 f"LearningRateDecay cannot set the learning rate of {kind.__module__}.{kind.__name__}, which follows "
@@ -118,10 +116,10 @@ class LearningRateDecay(Action):
     def _apply(self, t: int) -> None:
         rate = float(self.schedule(t))
         model = self.model  # on JAX this brings the state to the host, so that what is set here is not overwritten
-        if self._scale_rate is None:
-            model.optimizer.learning_rate = rate
+        if self._is_scheduled:  # the scale itself, not the rate: where S(step) is 0, no rate would tell the factor
+            inner_optimizer(model).scale_rate(rate / self._first)
         else:
-            self._scale_rate(rate / self._first)
+            model.optimizer.learning_rate = rate
 
 
 def _rate_of(optimizer: Any) -> float:

@@ -1,4 +1,4 @@
-"""Sees the gradients inside the compiled step, whatever the optimizer. The one file that reaches into optimizers."""
+"""Sees the gradients inside the compiled step, whatever the optimizer."""
 
 from collections.abc import Callable
 from contextlib import contextmanager
