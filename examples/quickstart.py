@@ -88,10 +88,10 @@ def dropout(model, steps):
 
 
 def l2_stopping_and_decay(model, steps):
-    """The rate falls to zero along a cosine over two thirds of the steps; then nothing improves, and training ends."""
+    """The rate falls to zero along a cosine over 60 % of the steps; then nothing improves, and training ends."""
     kor.attach(model, kor.regularizers.L2(5e-3))
-    optimizer = kor.optimizers.Adam(kor.schedules.CosineDecay(RATE, 2 * steps // 3))
-    return model, optimizer, [kor.callbacks.EarlyStopping("val_loss", patience=9, restore_best_weights=True)]
+    optimizer = kor.optimizers.Adam(kor.schedules.CosineDecay(RATE, 6 * steps // 10))
+    return model, optimizer, [kor.callbacks.EarlyStopping("val_loss", patience=12, restore_best_weights=True)]
 
 
 ARMS: dict[str, Arm] = {
@@ -238,12 +238,14 @@ def main() -> int:
     (options.out / "results.json").write_text(json.dumps(runs, indent=1) + "\n")
     console.print(f"Curves: {options.out / 'curves.png'}   all numbers: {options.out / 'results.json'}", soft_wrap=True)
 
-    held = claims(runs, options.epochs)
+    held = claims(runs, options.epochs) if options.seeds >= 3 else {}
     for claim, true in held.items():
         console.print(f"{'holds ' if true else 'FAILED'}  {claim}", soft_wrap=True)
+    if not held:
+        console.print("One run differs from the next; `--seeds 3` judges means.", soft_wrap=True)
     tensorboard = shutil.which("tensorboard") or Path(sys.executable).with_name("tensorboard")
     print(f"{tensorboard} --logdir {options.out / 'logs'}")
-    return 0 if options.seeds < 3 or all(held.values()) else 1
+    return 0 if all(held.values()) else 1
 
 
 if __name__ == "__main__":

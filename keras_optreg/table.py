@@ -5,12 +5,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
+import keras
+
+from keras_optreg.introspection import shown
+
 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, keras.regularizers.Regularizer):
+        return shown(value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

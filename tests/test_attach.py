@@ -293,7 +293,7 @@ def test_attach_says_when_a_built_optimizer_decays_the_same_weight():
         warnings.simplefilter("error")
         attach(model, L1(STRENGTH))
         attach(model, L2(STRENGTH), select.matching("dense/kernel"), existing="add")
-    with pytest.warns(UserWarning, match=r"both shrink sequential/head/kernel\."):
+    with pytest.warns(UserWarning, match=r"Both weight decay .* shrink sequential/head/kernel\."):
         attach(model, L2(STRENGTH), existing="add")
     with warnings.catch_warnings():
         warnings.simplefilter("error")

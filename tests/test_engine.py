@@ -171,6 +171,12 @@ def test_a_weight_that_never_had_a_gradient_shrinks_by_twice_the_rate_at_most():
         assert np.all(np.abs(w - shrunk) > 4 * 0.018)
 
 
+def test_an_average_of_weights_loses_exact_zeros_and_says_so():
+    with pytest.warns(UserWarning, match="overwrites w0_kernel with averages"):
+        SGD(LR, use_ema=True, penalties=L1(0.1)).build(variables_of(WEIGHTS))
+    SGD(LR, use_ema=True, penalties=L1(0.1).coupled()).build(variables_of(WEIGHTS))  # no zeros: no warning
+
+
 def test_wrong_penalties_are_refused_before_training():
     with pytest.raises(TypeError, match=r"penalty objects of keras_optreg.regularizers.*Received: 'l1'"):
         SGD(penalties="l1")
@@ -190,12 +196,16 @@ def test_wrong_penalties_are_refused_before_training():
 
 
 def test_decay_and_l2_on_the_same_weight_are_reported_once_with_paths():
-    with pytest.warns(UserWarning, match="both shrink w0_kernel"):
+    with pytest.warns(UserWarning, match="Both weight decay and an L2 penalty in the update shrink w0_kernel"):
         AdamW(LR, penalties=L2(0.1)).build(variables_of(WEIGHTS))
     dense = layers.Dense(2, kernel_regularizer=L2(0.1), name="d")
     dense.build((None, 3))
-    with pytest.warns(UserWarning, match="both shrink d/kernel"):
+    with pytest.warns(UserWarning, match="Both weight decay and an L2 penalty in the loss shrink d/kernel"):
         AdamW(LR).build(dense.trainable_variables)
+    with pytest.warns(
+        UserWarning, match="Both an L2 penalty in the loss and an L2 penalty in the update shrink d/kernel"
+    ):
+        Adam(LR, penalties=L2(0.1)).build(dense.trainable_variables)
     AdamW(LR, weight_decay_on=select.biases()).build(dense.trainable_variables)  # apart: no warning, or this errors
 
 

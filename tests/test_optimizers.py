@@ -283,6 +283,20 @@ def test_signatures_take_every_argument_of_keras():
     assert differing == {}, "a default that differs from Keras's belongs in the docs"
 
 
+def test_positional_arguments_are_those_of_keras_in_its_order():
+    """`SGD(0.1, 0.9, False, 0.01)` must never mean something else here: it is an error at worst."""
+    import inspect
+
+    for name in optimizers.__all__:
+        theirs = getattr(keras.optimizers, name, None)
+        if theirs is None:
+            continue
+        order = list(inspect.signature(theirs).parameters)
+        ours = inspect.signature(getattr(optimizers, name)).parameters.values()
+        positional = [p.name for p in ours if p.kind is p.POSITIONAL_OR_KEYWORD]
+        assert positional == order[: len(positional)], name
+
+
 def test_every_optimizer_has_a_row():
     classes = {getattr(optimizers, name) for name in optimizers.__all__}
     public = {c for c in classes if isinstance(c, type) and issubclass(c, RuleOptimizer) and c is not RuleOptimizer}

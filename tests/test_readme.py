@@ -42,10 +42,11 @@ def test_the_example_of_the_first_screen_runs(tmp_path, monkeypatch, capsys):
 def test_the_other_examples_run(code):
     names = {}
     exec(compile(code, "README.md", "exec"), names)
-    assert isinstance(names["optimizer"], keras.optimizers.Optimizer)
-    assert (
-        names["optimizer"].from_config(names["optimizer"].get_config()).get_config() == names["optimizer"].get_config()
-    )
+    if "optimizer" in names:
+        config = names["optimizer"].get_config()
+        assert names["optimizer"].from_config(config).get_config() == config
+    else:
+        assert [type(each).__name__ for each in names["monitor"].writers] == ["CSVWriter"]
 
 
 def test_tables_are_the_generated_ones():

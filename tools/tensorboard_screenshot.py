@@ -25,6 +25,7 @@ from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissing
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "tensorboard.png"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+RUNS = "^(nothing|L2_attached)/"  # two of the five, each a curve for training and one for validation
 TAGS = "^(epoch_(accuracy|gap_accuracy|loss)|gradient_norm|learning_rate|weight_norm)$"
 FLAGS = [
     "--headless",
@@ -74,8 +75,8 @@ def photograph(address: str, tags: str, picture: Path) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise FileNotFoundError(f"No browser on PATH; install one of {', '.join(BROWSERS)}.")
-    # The view is in the address: which tags, no smoothing, one colour for training and one for validation.
-    view = urlencode({"darkMode": "false", "tagFilter": tags, "smoothing": "0", "runColorGroup": "regex:(train|valid)"})
+    # The view is in the address: which runs and tags, no smoothing, a colour for each run.
+    view = urlencode({"darkMode": "false", "runFilter": RUNS, "tagFilter": tags, "smoothing": "0"})
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             profile, executable_path=browser, args=FLAGS, viewport={"width": 1360, "height": 800}

@@ -18,11 +18,19 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 NUMBERS = ROOT / "docs" / "quickstart.json"
 FAMILIES = {
-    "optimizers": keras.optimizers.Optimizer,
-    "regularizers": keras.regularizers.Regularizer,
-    "schedules": keras.optimizers.schedules.LearningRateSchedule,
-    "callbacks": keras.callbacks.Callback,
+    "optimizers": (kor.optimizers, keras.optimizers.Optimizer),
+    "regularizers": (kor.regularizers, keras.regularizers.Regularizer),
+    "schedules": (kor.schedules, keras.optimizers.schedules.LearningRateSchedule),
+    "callbacks": (kor.callbacks, keras.callbacks.Callback),
+    "probes of a `Monitor`": (kor.callbacks.probes, kor.callbacks.Probe),
+    "writers of a `Monitor`": (kor.callbacks.writers, kor.callbacks.Writer),
+    "selectors": (kor.select, kor.select.Selector),
 }
+FOR_AUTHORS = {
+    *("Action", "FunctionSchedule", "Joined", "PenaltyRegularizer", "Probe", "RuleOptimizer", "Selector", "Writer"),
+    *("as_selector", "path_of"),
+}
+"""What components are made of; CONTRIBUTING.md is about them."""
 COLUMNS = {"train": "train %", "validation": "validation %", "gap": "gap", "epochs": "epochs", "zeros": "zeros %"}
 
 
@@ -33,9 +41,8 @@ def _summary(thing) -> str:
 
 def components() -> str:
     lines = ["| | | |", "|---|---|---|"]
-    for family, kind in FAMILIES.items():
-        module = getattr(kor, family)
-        public = {name: getattr(module, name) for name in module.__all__}
+    for family, (module, kind) in FAMILIES.items():
+        public = {name: getattr(module, name) for name in module.__all__ if name not in FOR_AUTHORS}
         classes = {name: c for name, c in public.items() if isinstance(c, type) and issubclass(c, kind)}
         functions = {name: f for name, f in public.items() if callable(f) and not isinstance(f, type)}
         for name, thing in {**dict(sorted(classes.items())), **dict(sorted(functions.items()))}.items():

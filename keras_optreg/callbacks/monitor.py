@@ -50,6 +50,8 @@ class Monitor(keras.callbacks.Callback):
     def __init__(self, probes: Sequence[Probe], writers: Sequence[Writer], every: int | str = "epoch"):
         super().__init__()
         for things, kind in ((probes, Probe), (writers, Writer)):
+            if isinstance(things, Probe | Writer):
+                raise TypeError(f"Monitor takes {kind.__name__.lower()}s as a list. Received: {things!r}")
             for thing in things:
                 if not isinstance(thing, kind):
                     raise TypeError(f"Monitor takes {kind.__name__.lower()}s as a list. Received: {thing!r}")

@@ -102,6 +102,7 @@ class Nadam(RuleOptimizer):
         beta_1: float = 0.9,
         beta_2: float = 0.999,
         epsilon: float = 1e-7,
+        *,  # Keras's class has its own next positional argument
         momentum_decay: float = 1.0,
         **options: Unpack[BaseOptions],
     ):

@@ -34,6 +34,11 @@ CONSTANTS = tuple(name for name in OPTION_DEFAULTS if name not in (*ENGINE_OPTIO
 
 def as_rate(owner: str, rate: Any) -> Any:
     """A legal learning rate: a number >= 0 as a float, a schedule or another callable as it is."""
+    if isinstance(rate, type):
+        raise ValueError(
+            f"The `learning_rate` of {owner} is a class; make an object of it, as in {rate.__name__}(...). "
+            f"Received: {rate!r}"
+        )
     if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) or callable(rate):
         return rate
     if not isinstance(rate, str) and getattr(rate, "shape", None) == ():

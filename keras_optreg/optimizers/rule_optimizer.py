@@ -149,6 +149,8 @@ class RuleOptimizer(ScheduledRate):
         if self.owns_iterate:
             self._refuse_constraints(variables)
         plan.warn_of_double_shrinking(variables, self.weight_decay)
+        if self.use_ema:
+            plan.warn_of_averaged_zeros(variables)
         super().build(variables)
         self._at_build = self._decided_at_build()
         names, starts = list(self.slots), list(self.slots.values())

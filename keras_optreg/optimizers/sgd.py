@@ -77,6 +77,7 @@ class SGD(RuleOptimizer):
         learning_rate: Any = 0.01,
         momentum: float = 0.0,
         nesterov: bool = False,
+        *,  # Keras's class has its own next positional argument
         dampening: float = 0.0,
         **options: Unpack[BaseOptions],
     ):

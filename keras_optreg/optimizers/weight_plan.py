@@ -182,17 +182,31 @@ class WeightPlan:
         return self.coupled[i] + ([self.proximal[i]] if self.proximal[i] is not None else [])  # type: ignore[list-item]
 
     def warn_of_double_shrinking(self, variables: Sequence[Variable], weight_decay: Any) -> None:
-        """Say, with paths, where decay (a number, a schedule or None) and an L2 penalty shrink the same weight."""
-        if weight_decay is None or weight_decay == 0:
-            return
-        twice = [
-            path_of(v)
-            for i, v in enumerate(variables)
-            if self.decays[i] and any(map(is_quadratic, [getattr(v, "regularizer", None), *self.penalties_of(i)]))
-        ]
-        if twice:
+        """Say, with paths, where two of these shrink a weight: decay (a number, a schedule or None), L2 here, there."""
+        twice: dict[str, list[str]] = {}
+        for i, variable in enumerate(variables):
+            ways = ["weight decay"] if self.decays[i] and weight_decay is not None and weight_decay != 0 else []
+            ways += ["an L2 penalty in the loss"] if is_quadratic(getattr(variable, "regularizer", None)) else []
+            ways += ["an L2 penalty in the update"] if any(map(is_quadratic, self.penalties_of(i))) else []
+            if len(ways) > 1:
+                twice.setdefault(" and ".join(ways), []).append(path_of(variable))
+        for ways, paths in twice.items():
             warnings.warn(
-                f"Weight decay and an L2 penalty both shrink {', '.join(twice[:8])}{' …' if len(twice) > 8 else ''}. "
-                "If only one is meant, leave the other out or restrict the decay with weight_decay_on=.",
+                f"Both {ways} shrink {_some(paths)}. If only one is meant, leave the other out, or restrict it "
+                "(weight_decay_on=, attach(on=), penalties=[(selector, penalty)]).",
                 stacklevel=2,
             )
+
+    def warn_of_averaged_zeros(self, variables: Sequence[Variable]) -> None:
+        """Say where a moving average takes the place of weights that a proximal penalty keeps at zero."""
+        averaged = [path_of(v) for v, penalty in zip(variables, self.proximal, strict=True) if penalty is not None]
+        if averaged:
+            warnings.warn(
+                f"use_ema=True overwrites {_some(averaged)} with averages, which are zero only where the weight was "
+                "zero all along: exact zeros of the penalty are lost at the end of fit.",
+                stacklevel=2,
+            )
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:8]) + (" …" if len(paths) > 8 else "")

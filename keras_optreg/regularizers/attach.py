@@ -8,7 +8,7 @@ import keras
 
 from keras_optreg.introspection import inner_optimizer, is_quadratic, shown
 from keras_optreg.regularizers.owners import Owner, SavedConfig, owners_of
-from keras_optreg.regularizers.saved_form import is_serializable, same_penalty
+from keras_optreg.regularizers.saved_form import is_serializable, needs_package, same_penalty
 from keras_optreg.regularizers.sum import Sum
 from keras_optreg.select import Selector, as_selector, everything, kernels, path_of
 from keras_optreg.table import Table
@@ -115,7 +115,7 @@ def transfer(from_model: Any, to_model: Any, existing: str | None = None) -> Tab
 def detach(model: Any, on: Selector | None = None, *, remove_all: bool = False) -> Table:
     """Takes attached penalties away: each weight and its layer get back what stood there before the first `attach`.
 
-    A model saved afterwards names nothing of this package, unless a layer's constructor did.
+    A model saved afterwards names nothing of this package, unless a layer's constructor or the optimizer does.
 
     Args:
         model: a built Keras model.
@@ -125,7 +125,7 @@ def detach(model: Any, on: Selector | None = None, *, remove_all: bool = False) 
 
     Returns:
         A table with the columns of `attach`, one row a weight whose penalty changed; `penalty` is what stands there
-        now.
+        now. The footer tells when the optimizer, which is saved with the model, needs this package.
 
     Raises:
         ValueError: when the selector matches nothing, or nothing that it matches was attached.
@@ -157,7 +157,7 @@ def detach(model: Any, on: Selector | None = None, *, remove_all: bool = False) 
         if not any(hasattr(v, _VARIABLE_BEFORE) for v in holder.variables):
             before.pop(holder.attribute, None)
     _retrace(model)
-    return _table(model, [(owner, "detached") for owner in attached])
+    return _table(model, [(owner, "detached") for owner in attached], needs_package(model))
 
 
 def _select(model: Any, on: Selector, purpose: str) -> list[Owner]:
@@ -228,7 +228,7 @@ def _holds(standing: Any, penalty: Any, existing: str | None) -> bool:
     return same_penalty(standing, penalty) or any(same_penalty(part, penalty) for part in parts)
 
 
-def _table(model: Any, statuses: Sequence[tuple[Owner, str]]) -> Table:
+def _table(model: Any, statuses: Sequence[tuple[Owner, str]], footer: str = "") -> Table:
     config = SavedConfig(model)
     rows = []
     for owner, status in statuses:
@@ -242,7 +242,7 @@ def _table(model: Any, statuses: Sequence[tuple[Owner, str]]) -> Table:
             survives = not note
         rows.append((path_of(owner.variable), type(owner.layer).__name__, penalty, status, survives, note))
     lost = sum(row[4] is False for row in rows)
-    footer = f"{lost} of {len(rows)} would be lost by saving and loading; see note." if lost else ""
+    footer = f"{lost} of {len(rows)} would be lost by saving and loading; see note." if lost else footer
     return Table(_COLUMNS, rows, footer)
 
 

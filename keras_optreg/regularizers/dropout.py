@@ -44,7 +44,8 @@ def insert_dropout(model: Any, rate: float, after: After | None = None, seed: in
         rate: the fraction of elements set to zero, in [0, 1).
         after: the layers to put dropout behind: a layer class or a tuple of classes, a regular expression for
             `layer.name` (`re.search`), a list of layers or of their names, or a function of a layer, true for those.
-            Defaults to all dense and convolutional layers with an activation other than linear. The layers that make
+            Defaults to all dense and convolutional layers with an activation other than linear of their own: where
+            activations are layers, `keras.layers.ReLU` or `keras.layers.Activation` names them. The layers that make
             the model's outputs are left out unless the list names them. A layer used several times gets several.
         seed: an integer makes the masks reproducible; the k-th inserted layer draws from `seed + k`.
 
@@ -167,6 +168,12 @@ def _chosen(model: Any, after: After | None, outputs: set[int]) -> list[keras.La
         raise TypeError(
             "The `after` of insert_dropout must be a layer class, a tuple of classes, a regular expression, a list of "
             f"layers or names, or a function of a layer. Received: after={after!r}"
+        )
+    if not found and after is None:
+        raise ValueError(
+            "insert_dropout: by default dropout goes behind dense and convolutional layers with an activation of their "
+            "own, other than those that make the outputs, and there is none. Say where: after=keras.layers.ReLU, "
+            f"after='re_lu', after=[names]. The model's layers: {_names(layers)}."
         )
     if not found:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The form in which Keras saves a penalty: does it have one, and do two penalties have the same?"""
+"""The form in which Keras saves penalties and models: is there one, are two the same, does it name this package?"""
 
 from typing import Any
 
@@ -21,3 +21,13 @@ def same_penalty(one: Any, other: Any) -> bool:
     if one is None or other is None or type(one) is not type(other) or not is_serializable(one):
         return False
     return serialize(one) == serialize(other)
+
+
+def needs_package(model: Any) -> str:
+    """A sentence where the optimizer, which is saved with the model, is one of this package; empty otherwise."""
+    if "keras_optreg" not in str(serialize(getattr(model, "optimizer", None))):
+        return ""
+    return (
+        "The optimizer is saved with the model and needs keras_optreg: compile with one of Keras's own, or load with "
+        "load_model(path, compile=False)."
+    )

@@ -9,8 +9,8 @@ from keras_optreg.regularizers.l1_l2 import L1L2
 from keras_optreg.regularizers.l2 import L2
 from keras_optreg.regularizers.owners import attributes_of, owners_of
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
+from keras_optreg.regularizers.saved_form import needs_package
 from keras_optreg.regularizers.sum import Sum
-from keras_optreg.saving import serialize
 from keras_optreg.select import path_of
 from keras_optreg.table import Table
 
@@ -56,10 +56,7 @@ def to_keras(model: Any) -> Table:
         )
     for _, _, equal, holder, attribute in rows:
         setattr(holder, attribute, equal)
-    footer = ""
-    if "keras_optreg" in str(serialize(getattr(model, "optimizer", None))):
-        footer = "The optimizer is saved with the model and needs keras_optreg: compile with one of Keras's own."
-    return Table(("path", "penalty", "now"), [row[:3] for row in rows], footer)
+    return Table(("path", "penalty", "now"), [row[:3] for row in rows], needs_package(model))
 
 
 def keras_equal(penalty: Any) -> keras.regularizers.Regularizer | None:

@@ -148,7 +148,8 @@ class EarlyStopping(Action):
                 "Names with val_ need validation data in fit; where validation does not run in the first epoch "
                 "(validation_freq), set start_from_epoch to the first epoch that has it, counted from 0."
                 if name in logs
-                else "A callback that adds it to the logs must stand before EarlyStopping in the list."
+                else "A callback that adds it to the logs must stand before EarlyStopping in the list. "
+                "(keras_optreg.check finds a wrong name in two batches.)"
             )
         )
 
