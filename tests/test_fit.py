@@ -141,9 +141,9 @@ def test_low_precision_models_train_with_float32_slots(policy):
 
 
 def test_proximal_l1_leaves_exact_zeros_where_keras_leaves_none():
-    ours = fitted(Adam(0.02, penalties=L1(0.02)), epochs=8).get_weights()[0]
+    ours = fitted(Adam(0.02, penalties=L1(0.05)), epochs=8).get_weights()[0]
     model = make_model()
-    model.layers[0].kernel.regularizer = keras.regularizers.L1(0.02)
+    model.layers[0].kernel.regularizer = keras.regularizers.L1(0.05)
     theirs = fitted(keras.optimizers.Adam(0.02), epochs=8, model=model).get_weights()[0]
     assert np.count_nonzero(ours == 0) >= 5
     assert np.count_nonzero(theirs == 0) == 0

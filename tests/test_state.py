@@ -301,11 +301,12 @@ def test_variables_excluded_before_the_first_step_stay_so_in_a_saved_model(tmp_p
     assert plan("multiplied.keras").multipliers == [0.5, 1.0, 1.0, 1.0]
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX computes in float64 only where it was told to before it began")
 def test_rates_are_not_rounded_in_float64():
     keras.config.set_floatx("float64")
     try:
         variables = variables_of([np.array([1.0])], dtype="float64")
         step(SGD(0.1), variables, [np.array([1.0])])
-        np.testing.assert_allclose(values_of(variables)[0], 0.9, rtol=1e-12 if BACKEND != "jax" else 1e-6)
+        np.testing.assert_allclose(values_of(variables)[0], 0.9, rtol=1e-12)
     finally:
         keras.config.set_floatx("float32")
