@@ -87,6 +87,7 @@ def gradients(model, loss, x, y):
     return [v.value.grad for v in model.trainable_variables]
 
 
+@pytest.mark.filterwarnings("ignore:use_ema=True overwrites")  # no zeros are wanted here
 @pytest.mark.parametrize("mode", MODES)
 def test_all_options_together_in_every_mode(mode, by_hand):
     model = fitted(full_options(), **MODES[mode])
