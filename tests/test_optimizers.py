@@ -18,6 +18,20 @@ from keras_optreg.regularizers import L1
 LR = 0.05
 WEIGHTS, GRADIENTS = problem()
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
+# A compilation takes longer than all that these tests ask of a step; that both are the same is the first test's.
+op_by_op = pytest.mark.usefixtures("_op_by_op")
+
+
+@pytest.fixture
+def _op_by_op():
+    if BACKEND != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 def assert_close(actual, expected, rtol=2e-5, atol=2e-6):
@@ -26,13 +40,15 @@ def assert_close(actual, expected, rtol=2e-5, atol=2e-6):
 
 
 @every_case
-def test_agrees_with_the_paper_in_every_mode(case):
+def test_agrees_with_the_paper_eagerly_and_compiled(case):
+    """The engine's own tests go through the modes in between."""
     expected = run_reference(case.reference, WEIGHTS, GRADIENTS, LR)
-    for mode in MODES:
+    for mode in {MODES[0], MODES[-1]}:
         actual, _ = run(partial(case.make, LR), WEIGHTS, GRADIENTS, mode)
         assert_close(actual, expected)
 
 
+@op_by_op
 @pytest.mark.parametrize("case", [c for c in CASES if c.keras_peer], ids=str)
 def test_agrees_with_keras(case):
     ours, _ = run(partial(case.make, 0.01), WEIGHTS, GRADIENTS)
@@ -86,6 +102,7 @@ def test_config_survives_json(case):
     )
 
 
+@op_by_op
 @every_case
 def test_saved_and_continued_equals_never_stopped(case):
     unbroken, _ = run(partial(case.make, LR), WEIGHTS, GRADIENTS[:8])
@@ -101,6 +118,7 @@ def test_saved_and_continued_equals_never_stopped(case):
     assert_close(values_of(variables), unbroken, rtol=0, atol=0)
 
 
+@op_by_op
 @every_case
 def test_a_weight_without_gradient_is_left_alone(case):
     gradients = [[GRADIENTS[0][0], None], [GRADIENTS[1][0], None], GRADIENTS[2], [GRADIENTS[3][0], None], GRADIENTS[4]]
@@ -117,14 +135,13 @@ def test_accumulation_of_k_equals_a_batch_of_k(case):
     k = 4
     whole = [[np.mean([GRADIENTS[b * k + i][j] for i in range(k)], axis=0) for j in range(2)] for b in range(3)]
     expected = run_reference(case.reference, WEIGHTS, whole, LR)
-    for mode in MODES:
-        actual, optimizer = run(
-            partial(case.make, LR, gradient_accumulation_steps=k), WEIGHTS, GRADIENTS[: 3 * k], mode
-        )
-        assert_close(actual, expected)
-        assert int(optimizer.iterations) == 3
+    make = partial(case.make, LR, gradient_accumulation_steps=k)
+    actual, optimizer = run(make, WEIGHTS, GRADIENTS[: 3 * k], MODES[-1])
+    assert_close(actual, expected)
+    assert int(optimizer.iterations) == 3
 
 
+@op_by_op
 @every_case
 def test_schedule_ticks_on_real_updates(case):
     schedule = keras.optimizers.schedules.InverseTimeDecay(LR, 1, 0.5)
@@ -136,6 +153,7 @@ def test_schedule_ticks_on_real_updates(case):
     assert_close(actual, expected)
 
 
+@op_by_op
 @every_case
 def test_bfloat16_weights_have_float32_slots(case):
     def rounded(w):
@@ -152,6 +170,7 @@ def test_bfloat16_weights_have_float32_slots(case):
     assert {v.dtype for v in optimizer.variables[2:]} <= {"float32"}
 
 
+@op_by_op
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has IndexedSlices")
 @every_case
 def test_sparse_gradients_equal_dense_ones(case):
@@ -195,6 +214,7 @@ def test_misspelt_argument_is_refused(case):
         case.make(LR, weight_decya=0.1)
 
 
+@op_by_op
 @every_case
 def test_learning_rate_zero_and_integers_are_legal(case):
     still, _ = run(partial(case.make, 0), WEIGHTS, GRADIENTS[:2])
@@ -230,6 +250,7 @@ def test_the_metric_is_the_step_of_a_constant_gradient(case):
     )
 
 
+@op_by_op
 def test_centered_rmsprop_stays_finite_where_gradients_hardly_change():
     """Rounding takes v − m² below −ε there."""
     noise = np.random.default_rng(0).normal(size=(30, 200)) * 1e-3
