@@ -39,6 +39,7 @@ class EngineOptions(TypedDict, total=False):
     weight_decay_on: Selector | None
     learning_rate_multipliers: Sequence[tuple[Selector, float]] | None
     penalties: Penalty | Sequence[tuple[Selector, Penalty]] | None
+    gradient_transforms: Any
     clipnorm: float | None
     clipvalue: float | None
     global_clipnorm: float | None

@@ -40,6 +40,7 @@ SHARED = {
 }
 # Files above the components of their family, with what lifts them there.
 ABOVE = {
+    "optimizers.proximal": "the rules of SGD and Adagrad under the names of the methods with a proximal map",
     "regularizers.attach": "composes two penalties on one weight into a Sum",
     "regularizers.to_keras": "knows which of our penalties Keras has too",
     "schedules.combinators": "makes schedules of schedules; a warmup is a line joined to another",

@@ -19,6 +19,10 @@ README = ROOT / "README.md"
 NUMBERS = ROOT / "docs" / "quickstart.json"
 FAMILIES = {
     "optimizers": (kor.optimizers, keras.optimizers.Optimizer),
+    "`optimizers.gradient_transforms`": (
+        kor.optimizers.gradient_transforms,
+        kor.optimizers.gradient_transforms.GradientTransform,
+    ),
     "regularizers": (kor.regularizers, keras.regularizers.Regularizer),
     "schedules": (kor.schedules, keras.optimizers.schedules.LearningRateSchedule),
     "callbacks": (kor.callbacks, keras.callbacks.Callback),
@@ -28,7 +32,7 @@ FAMILIES = {
 }
 FOR_AUTHORS = {
     *("Action", "FunctionSchedule", "Joined", "PenaltyRegularizer", "Probe", "RuleOptimizer", "Selector", "Writer"),
-    *("as_selector", "path_of"),
+    *("as_selector", "path_of", "GradientTransform"),
 }
 """What components are made of; CONTRIBUTING.md is about them."""
 COLUMNS = {"train": "train %", "validation": "validation %", "gap": "gap", "epochs": "epochs", "zeros": "zeros %"}

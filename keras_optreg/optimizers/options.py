@@ -16,6 +16,7 @@ OPTION_DEFAULTS: dict[str, Any] = {
     "weight_decay_on": None,
     "learning_rate_multipliers": None,
     "penalties": None,
+    "gradient_transforms": None,
     "clipnorm": None,
     "clipvalue": None,
     "global_clipnorm": None,
@@ -26,7 +27,7 @@ OPTION_DEFAULTS: dict[str, Any] = {
     "gradient_accumulation_steps": None,
     "name": None,
 }
-ENGINE_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties")
+ENGINE_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties", "gradient_transforms")
 """Those that Keras's base class does not know."""
 CONSTANTS = tuple(name for name in OPTION_DEFAULTS if name not in (*ENGINE_OPTIONS, "weight_decay", "name"))
 """Those that stand as numbers in a compiled step."""

@@ -22,13 +22,14 @@ from keras import ops
 from keras_optreg import bounds, select
 from keras_optreg.bounds import Interval
 from keras_optreg.optimizers import checkpoint, compiled_step, options, saved_arguments, weight_plan
+from keras_optreg.optimizers.gradient_transforms import GradientTransform, as_transforms
 from keras_optreg.optimizers.scheduled_rate import ScheduledRate
-from keras_optreg.optimizers.update_order import WEIGHT, ZEROS, Built, update_precision
+from keras_optreg.optimizers.update_order import FILLED, GRADIENT, WEIGHT, ZEROS, Built, Scalar, update_precision
 from keras_optreg.saving import without_tensorflow
 from keras_optreg.select import Selector, path_of
 from keras_optreg.typing import Penalty, Tensor, Variable
 
-__all__ = ["WEIGHT", "ZEROS", "RuleOptimizer", "Step"]
+__all__ = ["GRADIENT", "WEIGHT", "ZEROS", "RuleOptimizer", "Scalar", "Step"]
 
 
 class Step(NamedTuple):
@@ -60,25 +61,28 @@ class RuleOptimizer(ScheduledRate):
 
     Class attributes:
         rule: `(g, w, state, *, lr, t, **own_arguments) -> Step`, pure. `t` counts real updates from 1.
-        slots: name -> `ZEROS`, another number, or `WEIGHT`. Their order is the layout of checkpoints.
+        slots: name -> how each of its numbers starts: `ZEROS`, another number, `WEIGHT` or `GRADIENT`; or
+            `Scalar(start)` for one number a weight. Their order is the layout of checkpoints.
         bounds: legal range of each own number; own arguments without a range are flags.
         shared_slots: name -> first value of a scalar that all weights share. The rule gets them as `shared`.
         share: `(shared, sums, *, lr, t, **own_arguments) -> shared`, their next value, before the rule runs.
         measure: optional `(g, w, state, shared, *, lr, t, **own_arguments) -> {name: scalar}`, summed over all
             weights into the `sums` that `share` gets.
         has_metric: whether the rule's `Step` carries a `metric`.
-        owns_iterate: the rule rebuilds w from its own copy, so it receives `wd` and applies the decay itself, and
-            proximal penalties and constraints are refused.
+        takes_decay: the rule receives `wd` and applies the decay itself.
+        owns_iterate: the rule rebuilds w from its own copy; so it takes the decay, and proximal penalties and
+            constraints are refused.
         elementwise: the rule treats every scalar of a weight alone.
     """
 
     rule: ClassVar[Callable[..., Step]]
-    slots: Mapping[str, float | str] = {}
+    slots: Mapping[str, float | str | Scalar] = {}
     bounds: ClassVar[Mapping[str, Interval]] = {}
     shared_slots: ClassVar[Mapping[str, float]] = {}
     share: ClassVar[Callable[..., dict[str, Tensor]] | None] = None
     measure: ClassVar[Callable[..., dict[str, Tensor]] | None] = None
     has_metric: bool = False
+    takes_decay: ClassVar[bool] = False
     owns_iterate: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
 
@@ -86,6 +90,7 @@ class RuleOptimizer(ScheduledRate):
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
+        cls.takes_decay = cls.takes_decay or cls.owns_iterate
         cls.__signature__ = options.full_signature(cls)  # so that help() and editors show every argument
 
     def __init__(self, learning_rate: Any, *, own: Mapping[str, Any], **given: Any):
@@ -109,6 +114,12 @@ class RuleOptimizer(ScheduledRate):
         self._excluded = _Opaque({})
         self._multipliers = _Opaque(weight_plan.as_multipliers(engine["learning_rate_multipliers"]))
         self._penalties = _Opaque(weight_plan.as_penalties(engine["penalties"]))
+        self._transforms = _Opaque(as_transforms(engine["gradient_transforms"]))
+        if self.owns_iterate and any(transform.changes_update for transform in self.gradient_transforms):
+            raise ValueError(
+                f"{owner} cannot take a transform of the update, such as Cautious(): its rule rebuilds the weights "
+                "from a copy of its own, which the transform would not reach."
+            )
         refused = "its rule rebuilds the weights from a copy of its own" if self.owns_iterate else ""
         if not self.has_metric:
             refused = refused or f"the rule of {owner} gives no step size for it"
@@ -125,6 +136,11 @@ class RuleOptimizer(ScheduledRate):
     def penalties(self) -> list[tuple[Selector, Penalty]]:
         """The (selector, penalty) pairs given at construction."""
         return list(self._penalties.value)
+
+    @property
+    def gradient_transforms(self) -> list[GradientTransform]:
+        """The transforms given at construction."""
+        return list(self._transforms.value)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "loss_scale_factor" and hasattr(self, name):
@@ -153,15 +169,26 @@ class RuleOptimizer(ScheduledRate):
             plan.warn_of_averaged_zeros(variables)
         super().build(variables)
         self._at_build = self._decided_at_build()
-        names, starts = list(self.slots), list(self.slots.values())
-        initial = [keras.initializers.Constant(0.0 if start == WEIGHT else start) for start in starts]
-        lists = self.add_optimizer_variables(variables, names, initial) if names else ()
+        slots = {name: [] for name in self.slots}
+        for variable in variables:
+            for name, start in self.slots.items():
+                slots[name].append(self._add_slot(variable, name, start))
         shared = {name: self._add_scalars((), first, name) for name, first in self.shared_slots.items()}
-        started = self._add_scalars((len(variables),), 0.0, "started") if WEIGHT in starts else None
-        self.state = Built(plan, dict(zip(names, lists, strict=True)), shared, started)
+        is_filled = any(start in FILLED for start in self.slots.values())
+        started = self._add_scalars((len(variables),), 0.0, "started") if is_filled else None
+        self.state = Built(plan, slots, shared, started)
         if any(selected.values()):
             self._built_with = _Opaque(weight_plan.remember(self._selectors(), selected, variables))
         self._runner = compiled_step.Runner(self)
+
+    def _add_slot(self, variable: Variable, name: str, start: float | str | Scalar) -> Variable | None:
+        if self._overwrite_variable_with_gradient(variable):
+            return None
+        if isinstance(start, Scalar):
+            name = f"{path_of(variable).replace('/', '_').replace(':', '_')}_{name}"
+            return self.add_variable((), keras.initializers.Constant(start.start), dtype=variable.dtype, name=name)
+        first = keras.initializers.Constant(ZEROS if start in FILLED else start)
+        return self.add_variable_from_reference(variable, name=name, initializer=first)
 
     def _add_scalars(self, shape: tuple[int, ...], start: float, name: str) -> Variable:
         initializer = keras.initializers.Constant(start)
@@ -314,6 +341,7 @@ class RuleOptimizer(ScheduledRate):
         return (
             *self.own_arguments().values(),
             *(repr(penalty) for _, penalty in self.penalties),
+            *map(repr, self.gradient_transforms),
             self.weight_decay is None,
             *(getattr(self, name) for name in options.CONSTANTS),
         )

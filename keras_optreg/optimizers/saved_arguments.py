@@ -33,6 +33,8 @@ def with_arguments(optimizer: "RuleOptimizer", config: dict[str, Any]) -> dict[s
         config["learning_rate_multipliers"] = [[serialize(s), m] for s, m in optimizer.learning_rate_multipliers]
     if optimizer.penalties:
         config["penalties"] = [[serialize(s), serialize(p)] for s, p in optimizer.penalties]
+    if optimizer.gradient_transforms:
+        config["gradient_transforms"] = [serialize(transform) for transform in optimizer.gradient_transforms]
     if any(optimizer._excluded.value.values()):
         config["excluded"] = {k: [serialize(s) for s in given] for k, given in optimizer._excluded.value.items()}
     if optimizer._built_with is not None:
@@ -59,4 +61,6 @@ def restored(config: dict[str, Any], custom_objects: Any) -> tuple[dict[str, Any
     for name in PAIRS:
         if arguments.get(name):
             arguments[name] = [(thing(selector), thing(value)) for selector, value in arguments[name]]
+    if arguments.get("gradient_transforms"):
+        arguments["gradient_transforms"] = [thing(transform) for transform in arguments["gradient_transforms"]]
     return arguments, rest

@@ -50,7 +50,7 @@ class SGD(RuleOptimizer):
         nesterov: look ahead along the momentum. Needs `dampening=0`.
         dampening: d, in [0, 1).
         **options: what all optimizers take: `weight_decay`, `weight_decay_on`, `learning_rate_multipliers`,
-            `penalties`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
+            `penalties`, `gradient_transforms`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
             `ema_overwrite_frequency`, `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
 
     Raises:

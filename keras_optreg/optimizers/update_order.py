@@ -1,6 +1,7 @@
 """The order of one update, as pure arithmetic on values: every weight's next value, and that of all its slots.
 
-Clip; add the gradients of coupled penalties; decay; the rule; the proximal map; the constraint; the moving average.
+Transform and clip; add the gradients of coupled penalties; decay; the rule; transform its update; the proximal map; the
+constraint; the moving average.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,6 +21,17 @@ ZEROS = 0.0
 """A slot that starts at zero. Any other number starts it there."""
 WEIGHT = "weight"
 """A slot that starts as a copy of its weight."""
+GRADIENT = "gradient"
+"""A slot that starts as the first gradient of its weight."""
+FILLED = (WEIGHT, GRADIENT)
+"""Starts that are known in the first step only."""
+
+
+class Scalar(NamedTuple):
+    """A slot that is one number a weight."""
+
+    start: float = ZEROS
+
 
 Pairs = list[tuple[Variable, Tensor]]
 
@@ -32,7 +44,7 @@ class Built:
     slots: dict[str, list[Variable]]
     shared: dict[str, Variable]
     started: Variable | None
-    """1 for each weight that has had a gradient; only there when a slot starts as the weight."""
+    """1 for each weight that has had a gradient; only there when a slot starts as the weight or its gradient."""
 
 
 class _Seen(NamedTuple):
@@ -70,6 +82,10 @@ def updates(
     """
     cls, built, weights = type(optimizer), optimizer.state, optimizer._trainable_variables
     own = optimizer.own_arguments()
+    transforms = optimizer.gradient_transforms
+    for transform in transforms:
+        values = (_value(weights[i]) for i in indices)
+        grads = [transform.gradient(ops.cast(g, w.dtype), w) for g, w in zip(grads, values, strict=True)]
     grads = optimizer._clip_gradients(grads)
     started = None if built.started is None else ops.convert_to_tensor(built.started)
 
@@ -81,10 +97,13 @@ def updates(
         extra["shared"] = _next_shared(optimizer, seen(), lr, t, own)
         yield [(variable, extra["shared"][name]) for name, variable in built.shared.items()]
     for one, i in zip(seen(), indices, strict=True):
-        if cls.owns_iterate:
+        if cls.takes_decay:
             extra["wd"] = ops.cast(wd, one.w.dtype) if _decays(optimizer, i) else 0.0
         step = cls.rule(*one[:3], lr=one.lr, t=ops.cast(t, one.w.dtype), **extra, **own)
-        yield _finished(optimizer, i, one.w + step.delta, step, t)
+        delta = step.delta
+        for transform in transforms:
+            delta = transform.update(delta, one.g)
+        yield _finished(optimizer, i, one.w + delta, step, t)
     if optimizer.use_ema:
         rest = [i for i in range(len(weights)) if i not in indices]
         yield [pair for i in rest for pair in _averaged(optimizer, i, _value(weights[i]), t)]
@@ -109,15 +128,16 @@ def _seen_by_rule(
     w = _value(optimizer._trainable_variables[i])
     g = ops.cast(g, w.dtype)
     state = {name: ops.convert_to_tensor(slot[i]) for name, slot in built.slots.items()}
-    if started is not None:  # filled here: an assign in `build` is lost inside `fit` on TensorFlow
-        for name in (name for name, start in optimizer.slots.items() if start == WEIGHT):
-            state[name] = ops.where(started[i] > 0, state[name], w)
     lr = ops.cast(lr, w.dtype)
     if built.plan.multipliers[i] != 1.0:
         lr = lr * built.plan.multipliers[i]
     for penalty in built.plan.coupled[i]:
         g = g + ops.cast(penalty.gradient(w), w.dtype)
-    if _decays(optimizer, i) and not type(optimizer).owns_iterate:
+    if started is not None:  # filled here: an assign in `build` is lost inside `fit` on TensorFlow
+        for name, start in optimizer.slots.items():
+            if start in FILLED:
+                state[name] = ops.where(started[i] > 0, state[name], w if start == WEIGHT else g)
+    if _decays(optimizer, i) and not type(optimizer).takes_decay:
         w = w - w * ops.cast(wd, w.dtype) * lr
     return _Seen(g, w, state, lr)
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_optreg import optimizers
+from keras_optreg.regularizers import L1
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,142 @@ def nadam(g, w, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-7, psi=1.0):
     return w - lr * m_hat / (np.sqrt(s["v"] / (1 - b2**t)) + epsilon)
 
 
+def radam(g, w, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-7):
+    s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+    s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g * g
+    m_hat = s["m"] / (1 - b1**t)
+    longest = 2 / (1 - b2) - 1
+    rho = longest - 2 * t * b2**t / (1 - b2**t)
+    if rho <= 5:
+        return w - lr * m_hat
+    r = np.sqrt((rho - 4) * (rho - 2) * longest / ((longest - 4) * (longest - 2) * rho))
+    return w - lr * r * m_hat * np.sqrt(1 - b2**t) / (np.sqrt(s["v"]) + epsilon)
+
+
+def adabelief(g, w, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-16):
+    s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+    s["s"] = b2 * s.get("s", 0.0) + (1 - b2) * (g - s["m"]) ** 2 + epsilon
+    return w - lr * (s["m"] / (1 - b1**t)) / (np.sqrt(s["s"] / (1 - b2**t)) + epsilon)
+
+
+def yogi(g, w, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-3, start=1e-6):
+    s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+    v = s.get("v", start)
+    s["v"] = v - (1 - b2) * np.sign(v - g * g) * g * g
+    return w - lr * s["m"] / (np.sqrt(s["v"]) + epsilon)
+
+
+def novograd(g, w, s, t, lr, b1=0.95, b2=0.98, epsilon=1e-8, decay=0.0):
+    s["v"] = b2 * s["v"] + (1 - b2) * np.sum(g * g) if "v" in s else np.sum(g * g)
+    s["m"] = b1 * s.get("m", 0.0) + g / (np.sqrt(s["v"]) + epsilon) + decay * w
+    return w - lr * s["m"]
+
+
+def lamb(g, w, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-6, decay=0.0):
+    s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+    s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g * g
+    r = s["m"] / (1 - b1**t) / (np.sqrt(s["v"] / (1 - b2**t)) + epsilon) + decay * w
+    return w - lr * np.linalg.norm(w) / np.linalg.norm(r) * r
+
+
+def lars(g, w, s, t, lr, momentum=0.9, trust=0.001, epsilon=1e-9, decay=0.0):
+    w_norm, g_norm = np.linalg.norm(w), np.linalg.norm(g)
+    local = trust * w_norm / (g_norm + decay * w_norm + epsilon)
+    s["v"] = momentum * s.get("v", 0.0) + lr * local * (g + decay * w)
+    return w - s["v"]
+
+
+def lion(g, w, s, t, lr, b1=0.9, b2=0.99):
+    m = s.get("m", 0.0)
+    s["m"] = b2 * m + (1 - b2) * g
+    return w - lr * np.sign(b1 * m + (1 - b1) * g)
+
+
+def adan(g, w, s, t, lr, b1=0.98, b2=0.92, b3=0.99, epsilon=1e-8):
+    d = g - s.get("g", g)
+    s["g"] = g
+    s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * g
+    s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * d
+    s["n"] = b3 * s.get("n", 0.0) + (1 - b3) * (g + b2 * d) ** 2
+    u = s["m"] / (1 - b1**t) + b2 * s["v"] / (1 - b2**t)
+    return w - lr * u / (np.sqrt(s["n"] / (1 - b3**t)) + epsilon)
+
+
+def ademamix(g, w, s, t, lr, b1=0.9, b2=0.999, b3=0.9999, alpha=5.0, epsilon=1e-8, warmup=0):
+    if warmup and t < warmup:
+        # The half-life of the slow average grows in a straight line: 1/ln β is linear in t.
+        b3 = min(np.exp(1 / ((1 - t / warmup) / np.log(b1) + t / warmup / np.log(b3))), b3)
+        alpha = alpha * t / warmup
+    s["m1"] = b1 * s.get("m1", 0.0) + (1 - b1) * g
+    s["m2"] = b3 * s.get("m2", 0.0) + (1 - b3) * g
+    s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * g * g
+    return w - lr * (s["m1"] / (1 - b1**t) + alpha * s["m2"]) / (np.sqrt(s["v"] / (1 - b2**t)) + epsilon)
+
+
+def adopt(g, w, s, t, lr, b1=0.9, b2=0.9999, epsilon=1e-6):
+    if "v" not in s:
+        s["v"], s["m"] = g * g, 0.0
+        return w
+    bound = (t - 1) ** 0.25
+    s["m"] = b1 * s["m"] + (1 - b1) * np.clip(g / np.maximum(np.sqrt(s["v"]), epsilon), -bound, bound)
+    s["v"] = b2 * s["v"] + (1 - b2) * g * g
+    return w - lr * s["m"]
+
+
+def mars(g, w, s, t, lr, b1=0.95, b2=0.99, gamma=0.025, epsilon=1e-8):
+    c = g + gamma * b1 / (1 - b1) * (g - s.get("g", g))
+    s["g"] = g
+    if np.linalg.norm(c) > 1:
+        c = c / np.linalg.norm(c)
+    s["m"] = b1 * s.get("m", 0.0) + (1 - b1) * c
+    s["v"] = b2 * s.get("v", 0.0) + (1 - b2) * c * c
+    return w - lr * (s["m"] / (1 - b1**t)) / (np.sqrt(s["v"] / (1 - b2**t)) + epsilon)
+
+
+def madgrad(g, w, s, t, lr, momentum=0.9, epsilon=1e-6, decay=0.0):
+    g = g + decay * w
+    first = s.setdefault("w0", w)
+    s["s"] = s.get("s", 0.0) + lr * np.sqrt(t) * g
+    s["nu"] = s.get("nu", 0.0) + lr * np.sqrt(t) * g * g
+    return momentum * w + (1 - momentum) * (first - s["s"] / (np.cbrt(s["nu"]) + epsilon))
+
+
+def cocob(g, w, s, t, lr, alpha=100.0, epsilon=1e-8, decay=0.0):
+    g, start = g + decay * w, s.setdefault("w1", w)
+    s["L"] = np.maximum(s.get("L", epsilon), np.abs(g))
+    s["G"] = s.get("G", 0.0) + np.abs(g)
+    s["R"] = np.maximum(s.get("R", 0.0) - g * (w - start), 0)
+    s["sum"] = s.get("sum", 0.0) + g
+    return start - lr * s["sum"] / (s["L"] * np.maximum(s["G"] + s["L"], alpha * s["L"])) * (s["L"] + s["R"])
+
+
+def soft(w, threshold):
+    return np.sign(w) * np.maximum(np.abs(w) - threshold, 0)
+
+
+def proximal_sgd(g, w, s, t, lr, strength=0.05):
+    return soft(w - lr * g, lr * strength) if w.ndim > 1 else w - lr * g  # on the kernel
+
+
+def proximal_adagrad(g, w, s, t, lr, strength=0.05, start=0.1, epsilon=1e-7):
+    s["sum"] = s.get("sum", start) + g * g
+    c = lr / np.sqrt(s["sum"] + epsilon)
+    return soft(w - c * g, c * strength) if w.ndim > 1 else w - c * g
+
+
 _fraction = (("beta_1", 1.0, 0.999), ("beta_1", -1e-9, 0.0), ("beta_2", 1.0, 0.9999), ("epsilon", -1e-9, 0.0))
+_SGD = (("momentum", 1.01, 1.0), ("dampening", 1.0, 0.99))
+_PROXIMAL = (("momentum", 1.01, 0.99), ("dampening", 1.0, 0.99))  # μ = 1 has no step for the map
+_ADAGRAD = (("initial_accumulator_value", -1e-9, 0.0), ("epsilon", -1e-9, 0.0))
 _K = keras.optimizers
 
+
+def _on_kernels(cls):
+    return lambda *args, **options: cls(*args, **{"penalties": L1(0.05), **options})
+
+
 CASES = [
-    Case(
-        "SGD", optimizers.SGD, sgd, _K.SGD, ("SGD", {}), (("momentum", 1.01, 1.0), ("dampening", 1.0, 0.99)), (0.1, 600)
-    ),
+    Case("SGD", optimizers.SGD, sgd, _K.SGD, ("SGD", {}), _SGD, (0.1, 600)),
     Case(
         "SGD-momentum",
         partial(optimizers.SGD, momentum=0.9),
@@ -141,7 +271,7 @@ CASES = [
         adagrad,
         _K.Adagrad,
         None,
-        (("initial_accumulator_value", -1e-9, 0.0), ("epsilon", -1e-9, 0.0)),
+        _ADAGRAD,
         lasso=(0.3, 2500),
     ),
     Case("Adam", optimizers.Adam, adam, _K.Adam, ("Adam", {"eps": 1e-12}), _fraction),
@@ -175,4 +305,39 @@ CASES = [
         partial(nadam, psi=0.004),
         torch_peer=("NAdam", {"eps": 1e-12}),
     ),
+    Case("RAdam", optimizers.RAdam, radam, None, ("RAdam", {"eps": 1e-12}), _fraction),
+    Case("RAdam-never", partial(optimizers.RAdam, beta_2=0.6), partial(radam, b2=0.6)),
+    Case("AdaBelief", optimizers.AdaBelief, adabelief, None, None, _fraction, (0.01, 3000)),
+    Case("Yogi", optimizers.Yogi, yogi, None, None, (*_fraction, ("initial_accumulator_value", -1e-9, 0.0))),
+    Case("NovoGrad", optimizers.NovoGrad, novograd, None, None, _fraction, (0.002, 3000)),
+    Case("NovoGrad-decay", partial(optimizers.NovoGrad, weight_decay=0.1), partial(novograd, decay=0.1)),
+    Case("LAMB", optimizers.LAMB, lamb, partial(_K.Lamb, epsilon=1e-6), None, _fraction),
+    Case("LAMB-decay", partial(optimizers.LAMB, weight_decay=0.1), partial(lamb, decay=0.1)),
+    Case(
+        "LARS",
+        optimizers.LARS,
+        lars,
+        bad=(("momentum", 1.0, 0.99), ("trust_coefficient", 0.0, 1.0), ("epsilon", -1e-9, 0.0)),
+    ),
+    Case("LARS-decay", partial(optimizers.LARS, weight_decay=0.1), partial(lars, decay=0.1)),
+    Case("Lion", optimizers.Lion, lion, _K.Lion, None, _fraction[:3]),
+    Case("Adan", optimizers.Adan, adan, None, None, (*_fraction, ("beta_3", 1.0, 0.99))),
+    Case(
+        "AdEMAMix",
+        optimizers.AdEMAMix,
+        ademamix,
+        None,
+        None,
+        (*_fraction, ("beta_3", 1.0, 0.99), ("alpha", -1e-9, 0.0), ("warmup_steps", -1, 0)),
+    ),
+    Case("AdEMAMix-alone", partial(optimizers.AdEMAMix, alpha=0, epsilon=1e-12), partial(adam, epsilon=1e-12)),
+    Case("AdEMAMix-warmup", partial(optimizers.AdEMAMix, warmup_steps=12), partial(ademamix, warmup=12)),
+    Case("ADOPT", optimizers.ADOPT, adopt, None, None, (*_fraction[:3], ("epsilon", 0.0, 1e-9))),
+    Case("MARS", optimizers.MARS, mars, None, None, (*_fraction, ("gamma", -1e-9, 0.0))),
+    Case("MADGRAD", optimizers.MADGRAD, madgrad, bad=(("momentum", 1.0, 0.99), ("epsilon", -1e-9, 0.0))),
+    Case("MADGRAD-decay", partial(optimizers.MADGRAD, weight_decay=0.1), partial(madgrad, decay=0.1)),
+    Case("COCOB", optimizers.COCOB, cocob, bad=(("alpha", 0.99, 1.0), ("epsilon", 0.0, 1e-9))),
+    Case("COCOB-decay", partial(optimizers.COCOB, weight_decay=0.1), partial(cocob, decay=0.1)),
+    Case("ProximalSGD", _on_kernels(optimizers.ProximalSGD), proximal_sgd, bad=_PROXIMAL, lasso=(0.1, 600)),
+    Case("ProximalAdagrad", _on_kernels(optimizers.ProximalAdagrad), proximal_adagrad, bad=_ADAGRAD, lasso=(0.3, 2500)),
 ]
