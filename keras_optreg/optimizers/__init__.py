@@ -1,5 +1,6 @@
 """Optimizers: each one file with its rule, its class and its docstring."""
 
+from keras_optreg.optimizers import gradient_transforms
 from keras_optreg.optimizers.adabelief import AdaBelief
 from keras_optreg.optimizers.adagrad import Adagrad
 from keras_optreg.optimizers.adam import Adam
@@ -54,4 +55,5 @@ __all__ = [
     "Scalar",
     "Step",
     "Yogi",
+    "gradient_transforms",
 ]

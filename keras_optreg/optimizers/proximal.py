@@ -1,12 +1,11 @@
 """Proximal gradient methods by name: the rule of SGD or Adagrad, and a penalty that acts by its proximal map."""
 
-from typing import Any, Unpack
+from typing import Any
 
 import keras
 
 from keras_optreg.optimizers.adagrad import Adagrad
 from keras_optreg.optimizers.sgd import SGD
-from keras_optreg.typing import BaseOptions
 
 
 def _check(owner: str, penalties: Any) -> None:
@@ -49,9 +48,7 @@ class ProximalSGD(SGD):
         Beck & Teboulle, "A fast iterative shrinkage-thresholding algorithm for linear inverse problems", 2009.
     """
 
-    def __init__(
-        self, learning_rate: Any = 0.01, momentum: float = 0.0, *, penalties: Any = None, **options: Unpack[BaseOptions]
-    ):
+    def __init__(self, learning_rate: Any = 0.01, momentum: float = 0.0, *, penalties: Any = None, **options: Any):
         _check("ProximalSGD", penalties)
         super().__init__(learning_rate, momentum, penalties=penalties, **options)
 
@@ -96,7 +93,7 @@ class ProximalAdagrad(Adagrad):
         initial_accumulator_value: float = 0.1,
         *,
         penalties: Any = None,
-        **options: Unpack[BaseOptions],
+        **options: Any,
     ):
         _check("ProximalAdagrad", penalties)
         super().__init__(learning_rate, initial_accumulator_value, penalties=penalties, **options)
