@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_optreg.bounds import FRACTION, NON_NEGATIVE, POSITIVE
+from keras_optreg.optimizers.moments import norm
 from keras_optreg.optimizers.rule_optimizer import ZEROS, RuleOptimizer, Step
 from keras_optreg.typing import BaseOptions, Tensor
 
@@ -23,7 +24,7 @@ def lars(
     epsilon: float,
 ) -> Step:
     """Algorithm 1 of You, Gitman & Ginsburg 2017."""
-    w_norm, g_norm = (ops.sqrt(ops.sum(ops.square(x))) for x in (w, g))
+    w_norm, g_norm = norm(w), norm(g)
     has_both = ops.logical_and(w_norm > 0, g_norm > 0)
     local = ops.where(has_both, trust_coefficient * w_norm / (g_norm + wd * w_norm + epsilon), 1.0)
     v = momentum * state["v"] + lr * local * (g + wd * w)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_optreg.bounds import FRACTION, NON_NEGATIVE
-from keras_optreg.optimizers.moments import moving_average
+from keras_optreg.optimizers.moments import moving_average, norm
 from keras_optreg.optimizers.rule_optimizer import GRADIENT, ZEROS, RuleOptimizer, Step
 from keras_optreg.typing import BaseOptions, Tensor
 
@@ -25,7 +25,7 @@ def mars(
 ) -> Step:
     """Algorithm 2 of Yuan et al. 2024 in its approximate form: the last gradient is the one of the last batch."""
     corrected = g + gamma * beta_1 / (1 - beta_1) * (g - state["g"])
-    scale = 1 / ops.maximum(ops.sqrt(ops.sum(ops.square(corrected))), 1)
+    scale = 1 / ops.maximum(norm(corrected), 1)
     m = moving_average(state["m"], scale * corrected, beta_1)
     v = moving_average(state["v"], ops.square(scale * corrected), beta_2)
     c = lr / (ops.sqrt(v / (1 - ops.power(beta_2, t))) + epsilon)

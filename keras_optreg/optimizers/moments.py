@@ -14,9 +14,14 @@ def moving_average(old: Tensor, new: Tensor, beta: float) -> Tensor:
     return old + (new - old) * (1 - beta)
 
 
+def norm(x: Tensor) -> Tensor:
+    """Euclidean norm over the whole tensor."""
+    return ops.sqrt(ops.sum(ops.square(x)))
+
+
 def ratio_of_norms(w: Tensor, r: Tensor) -> Tensor:
     """‖w‖/‖r‖ over whole tensors, 1 where one of them is 0: the trust ratio of layer-wise methods."""
-    w_norm, r_norm = (ops.sqrt(ops.sum(ops.square(x))) for x in (w, r))
+    w_norm, r_norm = norm(w), norm(r)
     has_both = ops.logical_and(w_norm > 0, r_norm > 0)
     return ops.where(has_both, w_norm / ops.where(has_both, r_norm, 1.0), 1.0)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_optreg.optimizers.gradient_transforms import GradientTransform
 from keras_optreg.optimizers.weight_plan import WeightPlan
 from keras_optreg.typing import Penalty, Tensor, Variable
 
@@ -83,9 +84,8 @@ def updates(
     cls, built, weights = type(optimizer), optimizer.state, optimizer._trainable_variables
     own = optimizer.own_arguments()
     transforms = optimizer.gradient_transforms
-    for transform in transforms:
-        values = (_value(weights[i]) for i in indices)
-        grads = [transform.gradient(ops.cast(g, w.dtype), w) for g, w in zip(grads, values, strict=True)]
+    if transforms:
+        grads = [_transformed(transforms, g, _value(weights[i])) for g, i in zip(grads, indices, strict=True)]
     grads = optimizer._clip_gradients(grads)
     started = None if built.started is None else ops.convert_to_tensor(built.started)
 
@@ -110,6 +110,13 @@ def updates(
     if started is not None:
         now = [float(i in indices) for i in range(len(weights))]
         yield [(built.started, ops.maximum(started, ops.convert_to_tensor(now, "float32")))]
+
+
+def _transformed(transforms: Sequence[GradientTransform], g: Tensor, w: Tensor) -> Tensor:
+    g = ops.cast(g, w.dtype)
+    for transform in transforms:
+        g = transform.gradient(g, w)
+    return g
 
 
 def _decays(optimizer: "RuleOptimizer", i: int) -> bool:
