@@ -17,6 +17,7 @@ import pytest
 from keras import layers
 
 from keras_optreg.callbacks import LearningRateDecay, TensorBoard
+from keras_optreg.callbacks.writers import TensorBoardWriter
 from keras_optreg.schedules import StepDecay
 
 BACKEND = keras.backend.backend()
@@ -109,6 +110,19 @@ def test_a_run_is_read_back_over_http(tmp_path):
         histograms = ask(address, "histograms/histograms", run="run/train", tag=f"weights/{kernel}")
         assert [step for _, step, _ in histograms] == [3, 6, 9]
         assert sum(count for _, _, count in histograms[-1][2]) == pytest.approx(6)
+
+
+def test_files_of_one_second_sort_as_they_were_opened(tmp_path, monkeypatch):
+    """TensorBoard reads the files of a run in the order of their names."""
+    monkeypatch.setattr(time, "time", lambda: 1700000000.5)
+    names = []
+    for step in range(12):
+        writer = TensorBoardWriter(tmp_path)
+        writer.write(step, {"loss": float(step)})
+        writer.close()
+        names += sorted({file.name for file in tmp_path.iterdir()} - set(names))
+    assert len(names) == 12
+    assert names == sorted(names)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras's own callback writes through TensorFlow")

@@ -39,8 +39,9 @@ class TensorBoardWriter(Writer):
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
         writable_directory(self.log_dir, "TensorBoardWriter", self.log_dir)
-        # The number keeps apart two writers that open within the same second: the record writer truncates.
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_files)}"
+        # The number keeps apart two writers that open within the same second, since the record writer truncates; and
+        # TensorBoard reads the files of a run in the order of their names, so it has the same width for all.
+        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_files):06d}"
         self._records = RecordWriter(str(self.log_dir / name))
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.flush()
