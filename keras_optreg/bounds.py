@@ -27,6 +27,7 @@ class Interval:
 
 FRACTION = Interval(0, 1)
 CLOSED_FRACTION = Interval(0, 1, high_included=True)
+POSITIVE_FRACTION = Interval(0, 1, low_included=False, high_included=True)
 POSITIVE = Interval(0, inf, low_included=False)
 NON_NEGATIVE = Interval(0, inf)
 

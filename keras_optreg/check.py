@@ -20,7 +20,6 @@ import keras
 import numpy as np
 
 from keras_optreg.callbacks import DataLoss, GradientNorm, MemoryWriter, Monitor, TensorBoard
-from keras_optreg.introspection import inner_optimizer
 from keras_optreg.table import Table
 
 _PATHS = ("log_dir", "filepath", "filename", "backup_dir", "path", "directory")
@@ -140,7 +139,7 @@ def _judge(report: CheckReport, callbacks: list[Any], model: Any, memory: Memory
             report.problems.append(f"{what}; there are: {', '.join(report.logs)}")
     means = {name: float(np.mean(np.asarray(values))) for name, (_, values) in memory.history.items()}
     if not means:
-        if inner_optimizer(model) is not model.optimizer:
+        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer):
             report.notes.append("no update took place: loss scaling left both steps out, as it may at the beginning")
         else:
             report.problems.append(

@@ -6,9 +6,28 @@ import keras
 
 
 def inner_optimizer(model: Any) -> Any:
-    """The optimizer that updates the weights of a model: under loss scaling the inner one; None when not compiled."""
+    """The optimizer that updates the weights of a model: under loss scaling or `Lookahead` the innermost one.
+
+    None when the model is not compiled.
+    """
     optimizer = getattr(model, "optimizer", None)
-    return getattr(optimizer, "inner_optimizer", optimizer)
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def averaging_optimizers(model: Any) -> list[Any]:
+    """The optimizers of a model that have an average to evaluate, wherever they stand in others."""
+    found: list[Any] = []
+    waiting: list[Any] = [getattr(model, "optimizer", None)]
+    for optimizer in waiting:
+        if hasattr(optimizer, "to_average"):
+            found.append(optimizer)
+        elif hasattr(optimizer, "inner_optimizer"):
+            waiting.append(optimizer.inner_optimizer)
+        else:
+            waiting.extend(getattr(optimizer, "optimizers", ()))
+    return found
 
 
 def is_quadratic(penalty: Any) -> bool:

@@ -67,6 +67,9 @@ def summary(model: Any) -> Table:
 def _treatment(optimizer: Any, trainable: list[Any]) -> dict[int, tuple[Any, Any, list[str]]]:
     """(multiplier, decay, penalties in the update) of the variables that the optimizer knows, by their identity."""
     known = optimizer._trainable_variables if optimizer.built else trainable
+    if hasattr(optimizer, "parts_of"):
+        parts = optimizer.parts_of(known)
+        return {key: value for part, its in parts for key, value in _treatment(part, its).items()}
     if hasattr(optimizer, "plan_for"):
         plan = optimizer.plan_for(known)
         decay = _shown_number(optimizer.weight_decay)

@@ -1,5 +1,7 @@
 """Steps an optimizer by hand, in every way the running backend has."""
 
+from functools import partial
+
 import keras
 import numpy as np
 from keras import ops
@@ -91,14 +93,25 @@ def run(make, weights, gradients, mode="eager", **variable_options):
     return values_of(variables), optimizer
 
 
-def run_reference(reference, weights, gradients, lr):
-    """Weights after the given steps, in float64; a None gradient leaves its weight alone."""
+class Joint:
+    """Marks a reference that sees all weights at once: `(gradients, weights, s, t, lr) -> weights`."""
+
+    def __init__(self, step, **arguments):
+        self.step = partial(step, **arguments)
+
+
+def run_reference(reference, weights, gradients, lr, rounded=lambda w: w):
+    """Weights after the given steps, in float64; a None gradient leaves its weight alone. `rounded`: as it is kept."""
     out, states = [np.asarray(w, "float64") for w in weights], [{} for _ in weights]
     for t, grads in enumerate(gradients, 1):
         rate = lr(t - 1) if callable(lr) else lr
-        for i, g in enumerate(grads):
-            if g is not None:
-                out[i] = reference(np.asarray(g, "float64"), out[i], states[i], t, rate)
+        grads = [None if g is None else np.asarray(g, "float64") for g in grads]
+        if isinstance(reference, Joint):
+            new = reference.step(grads, out, states[0], t, rate)
+        else:
+            each = zip(grads, out, states, strict=True)
+            new = [w if g is None else reference(g, w, s, t, rate) for g, w, s in each]
+        out = [rounded(w) for w in new]
     return out
 
 

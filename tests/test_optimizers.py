@@ -13,11 +13,13 @@ from stepping import BACKEND, MODES, minimise, problem, run, run_reference, step
 
 from keras_optreg import optimizers
 from keras_optreg.optimizers import GRADIENT, WEIGHT, RuleOptimizer, Scalar
+from keras_optreg.optimizers.averaged import Averaged
 from keras_optreg.regularizers import L1
 
 LR = 0.05
 WEIGHTS, GRADIENTS = problem()
 CLASSES = {case.name: type(case.make(LR)) for case in CASES}
+CASE = {case.name: case for case in CASES}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 # A compilation takes longer than all that these tests ask of a step; that both are the same is the first test's.
 op_by_op = pytest.mark.usefixtures("_op_by_op")
@@ -92,18 +94,17 @@ def test_does_not_trace_the_rule_again(case, monkeypatch):
 
 @every_case
 def test_config_survives_json(case):
-    optimizer = case.make(LR, clipnorm=1.5, use_ema=True, ema_momentum=0.5)
+    averaging = {} if issubclass(CLASSES[case.name], Averaged) else {"use_ema": True, "ema_momentum": 0.5}
+    optimizer = case.make(LR, clipnorm=1.5, **averaging)
     config = json.loads(json.dumps(keras.optimizers.serialize(optimizer)))
     restored = keras.optimizers.deserialize(config)
     assert type(restored) is type(optimizer)
     assert restored.get_config() == optimizer.get_config()
-    assert (
-        restored.get_config()
-        == case.make(LR, clipnorm=1.5, use_ema=True, ema_momentum=0.5, name=optimizer.name).get_config()
-    )
+    assert restored.get_config() == case.make(LR, clipnorm=1.5, **averaging, name=optimizer.name).get_config()
 
 
 @op_by_op
+@pytest.mark.filterwarnings("ignore:What is being saved holds the weights at which")
 @every_case
 def test_saved_and_continued_equals_never_stopped(case):
     unbroken, _ = run(partial(case.make, LR), WEIGHTS, GRADIENTS[:8])
@@ -161,11 +162,11 @@ def test_bfloat16_weights_have_float32_slots(case):
     def rounded(w):
         return ops.convert_to_numpy(ops.cast(ops.cast(w, "bfloat16"), "float32"))
 
-    def reference(g, w, s, t, lr):
-        return rounded(case.reference(rounded(g), w, s, t, lr).astype("float32")).astype("float64")
+    def kept(w):
+        return rounded(w.astype("float32")).astype("float64")
 
     gradients = [[rounded(g) for g in grads] for grads in GRADIENTS[:10]]
-    expected = run_reference(reference, [rounded(w) for w in WEIGHTS], gradients, LR)
+    expected = run_reference(case.reference, [rounded(w) for w in WEIGHTS], gradients, LR, kept)
     actual, optimizer = run(partial(case.make, LR), WEIGHTS, gradients, dtype="bfloat16")
     # One rounding of w differs where the float32 value lies on the edge between two bfloat16 numbers.
     assert_close(actual, expected, rtol=2**-7, atol=2**-9)
@@ -233,7 +234,7 @@ def test_the_metric_is_the_step_of_a_constant_gradient(case):
     cls, rule = type(optimizer), type(optimizer).rule
     optimizer.build(variables_of([np.zeros((3, 1), "float32")]))
     own = optimizer.own_arguments()
-    g, shared = ops.convert_to_tensor(np.array([0.5, -2.0, 1.0], "float32")), dict(cls.shared_slots)
+    g, shared = ops.convert_to_tensor(np.array([0.5, -2.0, 1.0], "float32")), dict(optimizer.shared_slots)
 
     def first(start):
         if isinstance(start, Scalar):
@@ -245,7 +246,8 @@ def test_the_metric_is_the_step_of_a_constant_gradient(case):
         t = ops.convert_to_tensor(float(t))
         extra = {"wd": 0.0} if cls.takes_decay else {}
         if shared:
-            shared = cls.share(shared, {}, lr=LR, t=t, **own)
+            sums = cls.measure(g, ops.zeros(3), state, shared, lr=LR, t=t, **own) if cls.measure else {}
+            shared = cls.share(shared, sums, lr=LR, t=t, **own)
             extra["shared"] = shared
         step = rule(g, ops.zeros(3), state, lr=LR, t=t, **extra, **own)
         state = step.state
@@ -256,6 +258,20 @@ def test_the_metric_is_the_step_of_a_constant_gradient(case):
     np.testing.assert_allclose(
         ops.convert_to_numpy(step.delta), ops.convert_to_numpy(-step.metric * g), rtol=2e-3, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("mode", sorted({MODES[0], MODES[-1]}))
+def test_the_distance_of_prodigy_grows_as_in_the_paper(mode):
+    """On a quadratic, where it does; the gradients of the shared rows say nothing about a distance."""
+    start = [np.array([[1.0, -2.0]], "float32"), np.array([3.0], "float32")]
+    variables, expected, state = variables_of(start), [np.asarray(w, "float64") for w in start], {}
+    optimizer = optimizers.Prodigy(initial_distance=0.01)
+    step = stepper(optimizer, variables, mode)
+    for t in range(1, 9):
+        step([2 * w for w in values_of(variables)])
+        expected = CASE["Prodigy"].reference.step([2 * w for w in expected], expected, state, t, 1.0, d0=0.01)
+        assert_close(values_of(variables), expected, rtol=1e-4, atol=1e-5)
+    assert state["d"] > 0.5
 
 
 @op_by_op

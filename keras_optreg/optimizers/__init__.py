@@ -14,14 +14,19 @@ from keras_optreg.optimizers.cocob import COCOB
 from keras_optreg.optimizers.lamb import LAMB
 from keras_optreg.optimizers.lars import LARS
 from keras_optreg.optimizers.lion import Lion
+from keras_optreg.optimizers.lookahead import Lookahead
 from keras_optreg.optimizers.madgrad import MADGRAD
 from keras_optreg.optimizers.mars import MARS
 from keras_optreg.optimizers.nadam import Nadam
 from keras_optreg.optimizers.novograd import NovoGrad
+from keras_optreg.optimizers.partition import Partition
+from keras_optreg.optimizers.prodigy import Prodigy
 from keras_optreg.optimizers.proximal import ProximalAdagrad, ProximalSGD
 from keras_optreg.optimizers.radam import RAdam
 from keras_optreg.optimizers.rmsprop import RMSprop
 from keras_optreg.optimizers.rule_optimizer import GRADIENT, WEIGHT, ZEROS, RuleOptimizer, Scalar, Step
+from keras_optreg.optimizers.schedule_free_adamw import ScheduleFreeAdamW
+from keras_optreg.optimizers.schedule_free_sgd import ScheduleFreeSGD
 from keras_optreg.optimizers.sgd import SGD
 from keras_optreg.optimizers.yogi import Yogi
 
@@ -45,14 +50,19 @@ __all__ = [
     "Adamax",
     "Adan",
     "Lion",
+    "Lookahead",
     "Nadam",
     "NovoGrad",
+    "Partition",
+    "Prodigy",
     "ProximalAdagrad",
     "ProximalSGD",
     "RAdam",
     "RMSprop",
     "RuleOptimizer",
     "Scalar",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "Step",
     "Yogi",
     "gradient_transforms",

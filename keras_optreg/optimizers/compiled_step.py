@@ -172,6 +172,22 @@ def assign_all(pairs: Pairs) -> None:
         target.assign(ops.cast(ops.convert_to_tensor(value), target.dtype))
 
 
+def assign_if(condition: Tensor, pairs: Callable[[], Pairs]) -> None:
+    """Assign the pairs where the condition holds; they are computed then only, on backends that can branch there."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        if bool(condition):
+            assign_all(pairs())
+        return
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        if not tf.distribute.has_strategy():
+            tf.cond(condition, lambda: assign_all(pairs()), lambda: None)
+            return
+    assign_all([(v, ops.where(condition, ops.cast(value, v.dtype), ops.convert_to_tensor(v))) for v, value in pairs()])
+
+
 def _assign_torch(pairs: Pairs) -> None:
     # Tensors of variables are live in torch: a value that *is* another variable's tensor must be copied first.
     live = {target.value.data_ptr() for target, _ in pairs}

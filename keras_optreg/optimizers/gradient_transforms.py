@@ -114,7 +114,7 @@ class AdaptiveClip(GradientTransform):
         axes = tuple(range(len(g.shape) - 1)) if len(g.shape) > 1 else None
         g_norm, w_norm = (ops.sqrt(ops.sum(ops.square(x), axis=axes, keepdims=True)) for x in (g, w))
         longest = self._numbers["clipping"] * ops.maximum(w_norm, self._numbers["epsilon"])
-        return ops.where(g_norm > longest, g * (longest / ops.maximum(g_norm, 1e-38)), g)
+        return ops.where(g_norm > longest, g * (longest / ops.maximum(g_norm, 1e-30)), g)
 
 
 @_serializable

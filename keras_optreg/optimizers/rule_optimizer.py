@@ -24,7 +24,16 @@ from keras_optreg.bounds import Interval
 from keras_optreg.optimizers import checkpoint, compiled_step, options, saved_arguments, weight_plan
 from keras_optreg.optimizers.gradient_transforms import GradientTransform, as_transforms
 from keras_optreg.optimizers.scheduled_rate import ScheduledRate
-from keras_optreg.optimizers.update_order import FILLED, GRADIENT, WEIGHT, ZEROS, Built, Scalar, update_precision
+from keras_optreg.optimizers.update_order import (
+    FILLED,
+    GRADIENT,
+    WEIGHT,
+    ZEROS,
+    Built,
+    Pairs,
+    Scalar,
+    update_precision,
+)
 from keras_optreg.saving import without_tensorflow
 from keras_optreg.select import Selector, path_of
 from keras_optreg.typing import Penalty, Tensor, Variable
@@ -78,7 +87,7 @@ class RuleOptimizer(ScheduledRate):
     rule: ClassVar[Callable[..., Step]]
     slots: Mapping[str, float | str | Scalar] = {}
     bounds: ClassVar[Mapping[str, Interval]] = {}
-    shared_slots: ClassVar[Mapping[str, float]] = {}
+    shared_slots: Mapping[str, float] = {}
     share: ClassVar[Callable[..., dict[str, Tensor]] | None] = None
     measure: ClassVar[Callable[..., dict[str, Tensor]] | None] = None
     has_metric: bool = False
@@ -351,6 +360,16 @@ class RuleOptimizer(ScheduledRate):
         scale = self.loss_scale_factor
         grads = [ops.cast(g, update_precision(g.dtype)) for g in grads]
         return grads if scale is None else [g / scale for g in grads]
+
+    # For optimizers that put other values into the weights to evaluate them: `averaged.Averaged`.
+
+    def resumed(self, w: Tensor, state: dict[str, Tensor]) -> Tensor:
+        """The weight as training left it, which is where its update goes on."""
+        return w
+
+    def left_behind(self, indices: Sequence[int]) -> Pairs:
+        """What else changes once the weights at `indices` have been updated."""
+        return []
 
     def accumulators(self, indices: Sequence[int]) -> list[Variable]:
         """Accumulated gradients of these weights; empty without gradient accumulation."""

@@ -85,12 +85,11 @@ def updates(
     own = optimizer.own_arguments()
     transforms = optimizer.gradient_transforms
     if transforms:
-        grads = [_transformed(transforms, g, _value(weights[i])) for g, i in zip(grads, indices, strict=True)]
+        grads = [_transformed(transforms, g, value_of(weights[i])) for g, i in zip(grads, indices, strict=True)]
     grads = optimizer._clip_gradients(grads)
-    started = None if built.started is None else ops.convert_to_tensor(built.started)
 
     def seen() -> Iterator[_Seen]:  # one weight at a time: eagerly, a list of all would hold a decayed copy of each
-        return (_seen_by_rule(optimizer, g, i, lr, wd, started) for g, i in zip(grads, indices, strict=True))
+        return (_seen_by_rule(optimizer, g, i, lr, wd) for g, i in zip(grads, indices, strict=True))
 
     extra: dict[str, Any] = {}
     if built.shared:
@@ -106,10 +105,11 @@ def updates(
         yield _finished(optimizer, i, one.w + delta, step, t)
     if optimizer.use_ema:
         rest = [i for i in range(len(weights)) if i not in indices]
-        yield [pair for i in rest for pair in _averaged(optimizer, i, _value(weights[i]), t)]
-    if started is not None:
-        now = [float(i in indices) for i in range(len(weights))]
-        yield [(built.started, ops.maximum(started, ops.convert_to_tensor(now, "float32")))]
+        yield [pair for i in rest for pair in _averaged(optimizer, i, value_of(weights[i]), t)]
+    if built.started is not None:
+        now = ops.convert_to_tensor([float(i in indices) for i in range(len(weights))], "float32")
+        yield [(built.started, ops.maximum(ops.convert_to_tensor(built.started), now))]
+    yield optimizer.left_behind(indices)
 
 
 def _transformed(transforms: Sequence[GradientTransform], g: Tensor, w: Tensor) -> Tensor:
@@ -123,37 +123,48 @@ def _decays(optimizer: "RuleOptimizer", i: int) -> bool:
     return optimizer.weight_decay is not None and optimizer.state.plan.decays[i]
 
 
-def _value(variable: Variable) -> Tensor:
+def value_of(variable: Variable) -> Tensor:
+    """The value of a weight in the precision of the update."""
     value = ops.convert_to_tensor(variable)
     return ops.cast(value, update_precision(value.dtype))
 
 
-def _seen_by_rule(
-    optimizer: "RuleOptimizer", g: Tensor, i: int, lr: Tensor, wd: Tensor, started: Tensor | None
-) -> _Seen:
+def _seen_by_rule(optimizer: "RuleOptimizer", g: Tensor, i: int, lr: Tensor, wd: Tensor) -> _Seen:
     built = optimizer.state
-    w = _value(optimizer._trainable_variables[i])
+    w = value_of(optimizer._trainable_variables[i])
     g = ops.cast(g, w.dtype)
-    state = {name: ops.convert_to_tensor(slot[i]) for name, slot in built.slots.items()}
     lr = ops.cast(lr, w.dtype)
     if built.plan.multipliers[i] != 1.0:
         lr = lr * built.plan.multipliers[i]
     for penalty in built.plan.coupled[i]:
         g = g + ops.cast(penalty.gradient(w), w.dtype)
-    if started is not None:  # filled here: an assign in `build` is lost inside `fit` on TensorFlow
-        for name, start in optimizer.slots.items():
-            if start in FILLED:
-                state[name] = ops.where(started[i] > 0, state[name], w if start == WEIGHT else g)
+    state = state_of(optimizer, i, w, g)
+    w = optimizer.resumed(w, state)
     if _decays(optimizer, i) and not type(optimizer).takes_decay:
         w = w - w * ops.cast(wd, w.dtype) * lr
     return _Seen(g, w, state, lr)
+
+
+def state_of(optimizer: "RuleOptimizer", i: int, w: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """The slots of a weight, those that start as the weight or its gradient filled.
+
+    They are filled here because an assign in `build` is lost inside `fit` on TensorFlow.
+    """
+    built = optimizer.state
+    state = {name: ops.convert_to_tensor(slot[i]) for name, slot in built.slots.items()}
+    for name, start in optimizer.slots.items():
+        if start in FILLED:
+            is_started = ops.convert_to_tensor(built.started)[i] > 0
+            state[name] = ops.where(is_started, state[name], w if start == WEIGHT else g)
+    return state
 
 
 def _next_shared(
     optimizer: "RuleOptimizer", seen: Iterable[_Seen], lr: Tensor, t: Tensor, own: dict[str, Any]
 ) -> dict[str, Tensor]:
     cls = type(optimizer)
-    old = {name: ops.convert_to_tensor(variable) for name, variable in optimizer.state.shared.items()}
+    # Copies: these are assigned before the rules run, and a tensor of TensorFlow's or torch's variable is live.
+    old = {name: ops.copy(ops.convert_to_tensor(variable)) for name, variable in optimizer.state.shared.items()}
     sums: dict[str, Tensor] = {}
     if cls.measure is not None:
         for one in seen:

@@ -112,10 +112,14 @@ def _compiled_as(model: Any, new_model: Any) -> Any:
 
 
 def _made_again(optimizer: Any) -> Any:
-    config = optimizer.get_config()
-    innermost = config.get("inner_optimizer", {"config": config})["config"]
-    innermost.pop("built_with", None)  # positions of weights, whose order dropout may change: selectors look anew
-    return type(optimizer).from_config(config)
+    return type(optimizer).from_config(_without_positions(optimizer.get_config()))
+
+
+def _without_positions(config: Any) -> Any:
+    """Without the positions of weights, whose order dropout may change: selectors look anew."""
+    if isinstance(config, dict):
+        return {name: _without_positions(value) for name, value in config.items() if name != "built_with"}
+    return [_without_positions(value) for value in config] if isinstance(config, list) else config
 
 
 def _check_model(model: Any) -> None:

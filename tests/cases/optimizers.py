@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from stepping import Joint
 
 from keras_optreg import optimizers
 from keras_optreg.regularizers import L1
@@ -19,7 +20,8 @@ class Case:
     Attributes:
         name: of the test.
         make: the optimizer, given a learning rate and options.
-        reference: `(g, w, s, t, lr) -> w` in float64; `s` is a dict it keeps its state in.
+        reference: `(g, w, s, t, lr) -> w` in float64; `s` is a dict it keeps its state in. A `Joint` one sees all
+            weights.
         keras_peer: the Keras class and arguments which must agree, or None where Keras has none.
         torch_peer: name of the class in torch.optim, and arguments, where its convention is the same.
         bad: (argument, just outside, just inside) for each number.
@@ -28,7 +30,7 @@ class Case:
 
     name: str
     make: Callable[..., optimizers.RuleOptimizer]
-    reference: Callable[..., Any]
+    reference: Callable[..., Any] | Joint
     keras_peer: Callable[..., Any] | None = None
     torch_peer: tuple[str, dict[str, Any]] | None = None
     bad: tuple[tuple[str, float, float], ...] = ()
@@ -193,6 +195,42 @@ def cocob(g, w, s, t, lr, alpha=100.0, epsilon=1e-8, decay=0.0):
     return start - lr * s["sum"] / (s["L"] * np.maximum(s["G"] + s["L"], alpha * s["L"])) * (s["L"] + s["R"])
 
 
+def prodigy(gs, ws, s, t, lr, b1=0.9, b2=0.999, epsilon=1e-8, d0=1e-6, decay=0.0):
+    d, seen = s.setdefault("d", d0), [i for i, g in enumerate(gs) if g is not None]
+    s["r"] = np.sqrt(b2) * s.get("r", 0.0)
+    new = list(ws)
+    for i in seen:
+        g, w = gs[i], ws[i]
+        one = s.setdefault(i, {"m": 0.0, "v": 0.0, "s": 0.0, "w0": w})
+        one["m"] = b1 * one["m"] + (1 - b1) * d * g
+        one["v"] = b2 * one["v"] + (1 - b2) * d**2 * g**2
+        s["r"] += (1 - np.sqrt(b2)) * lr * d**2 * np.sum(g * (one["w0"] - w))
+        one["s"] = np.sqrt(b2) * one["s"] + (1 - np.sqrt(b2)) * lr * d**2 * g
+        new[i] = w - lr * d * decay * w - lr * d * one["m"] / (np.sqrt(one["v"]) + d * epsilon)
+    length = sum(np.sum(np.abs(s[i]["s"])) for i in seen)
+    s["d"] = max(d, s["r"] / length) if length else d
+    return new
+
+
+def schedule_free(gs, ws, s, t, lr, b1=0.9, b2=None, epsilon=1e-8, warmup=0, decay=0.0):
+    gamma = lr * min(1, t / warmup) if warmup else lr
+    s["longest"] = max(s.get("longest", 0.0), gamma)
+    s["sum"] = s.get("sum", 0.0) + s["longest"] ** 2
+    c = s["longest"] ** 2 / s["sum"] if s["sum"] else 0.0
+    new = list(ws)
+    for i, (g, y) in enumerate(zip(gs, ws, strict=True)):
+        if g is None:
+            continue
+        one = s.setdefault(i, {"x": y, "z": y, "v": 0.0})
+        if b2 is not None:  # AdamW
+            one["v"] = b2 * one["v"] + (1 - b2) * g**2
+            g = g / (np.sqrt(one["v"] / (1 - b2**t)) + epsilon)
+        one["z"] = one["z"] - gamma * (g + decay * y)
+        one["x"] = (1 - c) * one["x"] + c * one["z"]
+        new[i] = (1 - b1) * one["z"] + b1 * one["x"]
+    return new
+
+
 def soft(w, threshold):
     return np.sign(w) * np.maximum(np.abs(w) - threshold, 0)
 
@@ -211,6 +249,7 @@ _fraction = (("beta_1", 1.0, 0.999), ("beta_1", -1e-9, 0.0), ("beta_2", 1.0, 0.9
 _SGD = (("momentum", 1.01, 1.0), ("dampening", 1.0, 0.99))
 _PROXIMAL = (("momentum", 1.01, 0.99), ("dampening", 1.0, 0.99))  # μ = 1 has no step for the map
 _ADAGRAD = (("initial_accumulator_value", -1e-9, 0.0), ("epsilon", -1e-9, 0.0))
+_SCHEDULE_FREE = (("beta_1", 0.0, 0.01), ("beta_1", 1.01, 1.0), ("warmup_steps", -1, 0))
 _K = keras.optimizers
 
 
@@ -338,6 +377,29 @@ CASES = [
     Case("MADGRAD-decay", partial(optimizers.MADGRAD, weight_decay=0.1), partial(madgrad, decay=0.1)),
     Case("COCOB", optimizers.COCOB, cocob, bad=(("alpha", 0.99, 1.0), ("epsilon", 0.0, 1e-9))),
     Case("COCOB-decay", partial(optimizers.COCOB, weight_decay=0.1), partial(cocob, decay=0.1)),
+    Case("Prodigy", optimizers.Prodigy, Joint(prodigy), bad=(*_fraction, ("initial_distance", 0.0, 1e-9))),
+    Case(
+        "Prodigy-decay",
+        partial(optimizers.Prodigy, initial_distance=0.01, weight_decay=0.1),
+        Joint(prodigy, d0=0.01, decay=0.1),
+    ),
+    Case("ScheduleFreeSGD", optimizers.ScheduleFreeSGD, Joint(schedule_free), bad=_SCHEDULE_FREE),
+    Case(
+        "ScheduleFreeSGD-warmup",
+        partial(optimizers.ScheduleFreeSGD, beta_1=0.98, warmup_steps=8, weight_decay=0.1),
+        Joint(schedule_free, b1=0.98, warmup=8, decay=0.1),
+    ),
+    Case(
+        "ScheduleFreeAdamW",
+        optimizers.ScheduleFreeAdamW,
+        Joint(schedule_free, b2=0.999),
+        bad=(*_SCHEDULE_FREE, *_fraction[2:]),
+    ),
+    Case(
+        "ScheduleFreeAdamW-warmup",
+        partial(optimizers.ScheduleFreeAdamW, warmup_steps=8, weight_decay=0.1),
+        Joint(schedule_free, b2=0.999, warmup=8, decay=0.1),
+    ),
     Case("ProximalSGD", _on_kernels(optimizers.ProximalSGD), proximal_sgd, bad=_PROXIMAL, lasso=(0.1, 600)),
     Case("ProximalAdagrad", _on_kernels(optimizers.ProximalAdagrad), proximal_adagrad, bad=_ADAGRAD, lasso=(0.3, 2500)),
 ]
