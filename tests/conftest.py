@@ -17,3 +17,16 @@ def _same_start():
     yield
     # Layer names count from `dense` again and the dtype policy is float32, so tests pass in any order.
     keras.utils.clear_session(free_memory=False)
+
+
+@pytest.fixture
+def run_op_by_op():
+    """TensorFlow's functions run op by op: compiling one takes longer than all that a small test asks of it."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)

@@ -22,19 +22,7 @@ CLASSES = {case.name: type(case.make(LR)) for case in CASES}
 CASE = {case.name: case for case in CASES}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 # A compilation takes longer than all that these tests ask of a step; that both are the same is the first test's.
-op_by_op = pytest.mark.usefixtures("_op_by_op")
-
-
-@pytest.fixture
-def _op_by_op():
-    if BACKEND != "tensorflow":
-        yield
-        return
-    import tensorflow as tf
-
-    tf.config.run_functions_eagerly(True)
-    yield
-    tf.config.run_functions_eagerly(False)
+op_by_op = pytest.mark.usefixtures("run_op_by_op")
 
 
 def assert_close(actual, expected, rtol=2e-5, atol=2e-6):

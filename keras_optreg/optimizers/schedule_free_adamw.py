@@ -73,7 +73,7 @@ class ScheduleFreeAdamW(ScheduleFree):
 
     Differs: the authors' code corrects the bias of v in its square root; the paper multiplies the rate by √(1 − β₂ᵗ)
     in its place, which differs by the place of ε and by the weights of the average. This is their code.
-    `keras.optimizers.ScheduleFreeAdamW` is wrong on TensorFlow: `tests/test_schedule_free.py` shows it.
+    `keras.optimizers.ScheduleFreeAdamW` is wrong on TensorFlow: `tests/test_averaging.py` shows it.
     """
 
     slots = {"v": ZEROS, "z": WEIGHT}

@@ -36,8 +36,9 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def build(self, variables: Sequence[Variable]) -> None:
         """As Keras's, without its accumulators: the inner optimizers have them."""
-        self._trainable_variables = list(variables)
-        self._trainable_variables_indices = {self._var_key(v): i for i, v in enumerate(variables)}
+        # Past Keras's tracking, which would take the weights for variables of the optimizer.
+        self.__dict__["_trainable_variables"] = list(variables)
+        self.__dict__["_trainable_variables_indices"] = {self._var_key(v): i for i, v in enumerate(variables)}
         self.built = True
 
     def add_variable(self, shape: Any, initializer: Any = "zeros", dtype: Any = None, **kwargs: Any) -> Any:

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_optreg.introspection import averaging_optimizers, inner_optimizer
 
@@ -19,8 +20,8 @@ class EvaluateAtAverage(keras.callbacks.Callback):
 
     Args:
         batch_norm_data: Inputs from the training data, for models with batch normalisation, whose statistics belong
-            to the weights that made them: an array, a list or a dict of arrays, or an iterable of batches, which may
-            be `(x, y)`. Before every evaluation the statistics are computed anew from all of it, as the mean over its
+            to the weights that made them: an array, a list or a dict of arrays (a model with several inputs), or an
+            iterable of batches `(x, y)`, such as a dataset. Before every evaluation the statistics are computed anew from all of it, as the mean over its
             batches. Some thousand examples are enough.
         batch_size: Examples in one batch of `batch_norm_data`, when that is arrays.
 
@@ -142,14 +143,16 @@ class EvaluateAtAverage(keras.callbacks.Callback):
 
     def _batches(self) -> Any:
         data = self.batch_norm_data
-        arrays = [leaf for leaf in keras.tree.flatten(data) if hasattr(leaf, "shape")]
-        if not arrays:  # an iterable of batches
+        inputs = [data] if hasattr(data, "shape") else list(data.values()) if isinstance(data, dict) else data
+        if not isinstance(inputs, list | tuple) or not all(hasattr(one, "shape") for one in inputs):
             for batch in data:
                 yield keras.utils.unpack_x_y_sample_weight(batch)[0]
             return
+        arrays = keras.tree.flatten(data)
         for start in range(0, len(arrays[0]), self.batch_size):
             yield keras.tree.map_structure(lambda a, s=start: a[s : s + self.batch_size], data)
 
 
-def _copy(variable: Any) -> Any:
-    return keras.ops.copy(keras.ops.stop_gradient(keras.ops.convert_to_tensor(variable)))
+def _copy(variable: Any) -> np.ndarray:
+    """On the host: the backend's own buffers may be given away, as JAX does with those that a step has updated."""
+    return np.array(keras.ops.convert_to_numpy(variable))
