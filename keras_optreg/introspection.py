@@ -10,7 +10,7 @@ def inner_optimizer(model: Any) -> Any:
 
     None when the model is not compiled.
     """
-    optimizer = getattr(model, "optimizer", None)
+    optimizer: Any = getattr(model, "optimizer", None)
     while hasattr(optimizer, "inner_optimizer"):
         optimizer = optimizer.inner_optimizer
     return optimizer

@@ -1,6 +1,6 @@
 """Steps an optimizer by hand, in every way the running backend has."""
 
-from functools import partial
+from functools import cache, partial
 
 import keras
 import numpy as np
@@ -115,13 +115,13 @@ def run_reference(reference, weights, gradients, lr, rounded=lambda w: w):
     return out
 
 
-def problem(steps=20, seed=0):
-    """Two weights, and gradients that change sign, span four orders of magnitude and hold exact zeros."""
+@cache
+def problem(steps=20, seed=0, shapes=((3, 4), (5,)), spread=4):
+    """Weights, and gradients that change sign, span orders of magnitude (four, unless told) and hold exact zeros."""
     rng = np.random.default_rng(seed)
-    shapes = [(3, 4), (5,)]
     weights = [rng.normal(size=s).astype("float32") for s in shapes]
     gradients = []
     for _ in range(steps):
-        grads = [rng.normal(size=s) * 10.0 ** rng.uniform(-3, 1, size=s) for s in shapes]
+        grads = [rng.normal(size=s) * 10.0 ** rng.uniform(1 - spread, 1, size=s) for s in shapes]
         gradients.append([(g * (rng.random(g.shape) > 0.15)).astype("float32") for g in grads])
     return weights, gradients

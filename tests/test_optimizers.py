@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cases.optimizers import CASES
 from keras import ops
-from stepping import BACKEND, MODES, minimise, problem, run, run_reference, stepper, values_of, variables_of
+from stepping import BACKEND, MODES, minimise, run, run_reference, stepper, values_of, variables_of
 
 from keras_optreg import optimizers
 from keras_optreg.optimizers import GRADIENT, WEIGHT, RuleOptimizer, Scalar
@@ -17,7 +17,6 @@ from keras_optreg.optimizers.averaged import Averaged
 from keras_optreg.regularizers import L1
 
 LR = 0.05
-WEIGHTS, GRADIENTS = problem()
 CLASSES = {case.name: type(case.make(LR)) for case in CASES}
 CASE = {case.name: case for case in CASES}
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -33,17 +32,17 @@ def assert_close(actual, expected, rtol=2e-5, atol=2e-6):
 @every_case
 def test_agrees_with_the_paper_eagerly_and_compiled(case):
     """The engine's own tests go through the modes in between."""
-    expected = run_reference(case.reference, WEIGHTS, GRADIENTS, LR)
+    expected = run_reference(case.reference, case.weights, case.gradients, LR)
     for mode in {MODES[0], MODES[-1]}:
-        actual, _ = run(partial(case.make, LR), WEIGHTS, GRADIENTS, mode)
+        actual, _ = run(partial(case.make, LR), case.weights, case.gradients, mode)
         assert_close(actual, expected)
 
 
 @op_by_op
 @pytest.mark.parametrize("case", [c for c in CASES if c.keras_peer], ids=str)
 def test_agrees_with_keras(case):
-    ours, _ = run(partial(case.make, 0.01), WEIGHTS, GRADIENTS)
-    theirs, _ = run(partial(case.keras_peer, 0.01), WEIGHTS, GRADIENTS)
+    ours, _ = run(partial(case.make, 0.01), case.weights, case.gradients)
+    theirs, _ = run(partial(case.keras_peer, 0.01), case.weights, case.gradients)
     assert_close(ours, theirs, rtol=0, atol=1e-6)
 
 
@@ -53,14 +52,14 @@ def test_agrees_with_torch(case):
     import torch
 
     name, arguments = case.torch_peer
-    theirs = [torch.nn.Parameter(torch.tensor(w)) for w in WEIGHTS]
+    theirs = [torch.nn.Parameter(torch.tensor(w)) for w in case.weights]
     peer = getattr(torch.optim, name)(theirs, lr=LR, **arguments)
-    for grads in GRADIENTS:
+    for grads in case.gradients:
         for parameter, g in zip(theirs, grads, strict=True):
             parameter.grad = torch.tensor(g)
         peer.step()
     tiny = {"epsilon": 1e-12} if "eps" in arguments else {}  # the conventions differ only in where ε stands
-    ours, _ = run(partial(case.make, LR, **tiny), WEIGHTS, GRADIENTS)
+    ours, _ = run(partial(case.make, LR, **tiny), case.weights, case.gradients)
     assert_close(ours, [p.detach().numpy() for p in theirs])
 
 
@@ -70,13 +69,13 @@ def test_does_not_trace_the_rule_again(case, monkeypatch):
     calls = []
     cls, rule = type(case.make(LR)), type(case.make(LR)).rule
     monkeypatch.setattr(cls, "rule", staticmethod(lambda *a, **k: (calls.append(1), rule(*a, **k))[1]))
-    variables = variables_of(WEIGHTS)
+    variables = variables_of(case.weights)
     step = stepper(case.make(LR), variables, "jit")
-    step(GRADIENTS[0])
+    step(case.gradients[0])
     traced = len(calls)
-    for grads in GRADIENTS[1:4]:
+    for grads in case.gradients[1:4]:
         step(grads)
-    assert traced >= len(WEIGHTS)
+    assert traced >= len(case.weights)
     assert len(calls) == traced
 
 
@@ -95,15 +94,15 @@ def test_config_survives_json(case):
 @pytest.mark.filterwarnings("ignore:What is being saved holds the weights at which")
 @every_case
 def test_saved_and_continued_equals_never_stopped(case):
-    unbroken, _ = run(partial(case.make, LR), WEIGHTS, GRADIENTS[:8])
-    half, first = run(partial(case.make, LR), WEIGHTS, GRADIENTS[:4])
+    unbroken, _ = run(partial(case.make, LR), case.weights, case.gradients[:8])
+    half, first = run(partial(case.make, LR), case.weights, case.gradients[:4])
     store = {}
     first.save_own_variables(store)
     second = type(first).from_config(first.get_config())
     variables = variables_of(half)
     second.build(variables)
     second.load_own_variables(store)
-    for grads in GRADIENTS[4:8]:
+    for grads in case.gradients[4:8]:
         second.apply([ops.convert_to_tensor(g) for g in grads], variables)
     assert_close(values_of(variables), unbroken, rtol=0, atol=0)
 
@@ -111,23 +110,29 @@ def test_saved_and_continued_equals_never_stopped(case):
 @op_by_op
 @every_case
 def test_a_weight_without_gradient_is_left_alone(case):
-    gradients = [[GRADIENTS[0][0], None], [GRADIENTS[1][0], None], GRADIENTS[2], [GRADIENTS[3][0], None], GRADIENTS[4]]
+    gradients = [
+        [case.gradients[0][0], None],
+        [case.gradients[1][0], None],
+        case.gradients[2],
+        [case.gradients[3][0], None],
+        case.gradients[4],
+    ]
     with pytest.warns(UserWarning, match="Gradients do not exist"):
-        first, _ = run(partial(case.make, LR), WEIGHTS, gradients[:2])
-    np.testing.assert_array_equal(first[1], WEIGHTS[1])
+        first, _ = run(partial(case.make, LR), case.weights, gradients[:2])
+    np.testing.assert_array_equal(first[1], case.weights[1])
     with pytest.warns(UserWarning, match="Gradients do not exist"):
-        actual, _ = run(partial(case.make, LR), WEIGHTS, gradients)
-    assert_close(actual, run_reference(case.reference, WEIGHTS, gradients, LR))
+        actual, _ = run(partial(case.make, LR), case.weights, gradients)
+    assert_close(actual, run_reference(case.reference, case.weights, gradients, LR))
 
 
 @op_by_op
 @every_case
 def test_accumulation_of_k_equals_a_batch_of_k(case):
     k = 4
-    whole = [[np.mean([GRADIENTS[b * k + i][j] for i in range(k)], axis=0) for j in range(2)] for b in range(3)]
-    expected = run_reference(case.reference, WEIGHTS, whole, LR)
+    whole = [[np.mean([case.gradients[b * k + i][j] for i in range(k)], axis=0) for j in range(2)] for b in range(3)]
+    expected = run_reference(case.reference, case.weights, whole, LR)
     make = partial(case.make, LR, gradient_accumulation_steps=k)
-    actual, optimizer = run(make, WEIGHTS, GRADIENTS[: 3 * k])
+    actual, optimizer = run(make, case.weights, case.gradients[: 3 * k])
     assert_close(actual, expected)
     assert int(optimizer.iterations) == 3
 
@@ -136,11 +141,11 @@ def test_accumulation_of_k_equals_a_batch_of_k(case):
 @every_case
 def test_schedule_ticks_on_real_updates(case):
     schedule = keras.optimizers.schedules.InverseTimeDecay(LR, 1, 0.5)
-    expected = run_reference(case.reference, WEIGHTS, GRADIENTS[:4], lambda step: LR / (1 + 0.5 * step))
-    actual, _ = run(partial(case.make, schedule), WEIGHTS, GRADIENTS[:4])
+    expected = run_reference(case.reference, case.weights, case.gradients[:4], lambda step: LR / (1 + 0.5 * step))
+    actual, _ = run(partial(case.make, schedule), case.weights, case.gradients[:4])
     assert_close(actual, expected)
-    twice = [g for g in GRADIENTS[:4] for _ in range(2)]
-    actual, _ = run(partial(case.make, schedule, gradient_accumulation_steps=2), WEIGHTS, twice)
+    twice = [g for g in case.gradients[:4] for _ in range(2)]
+    actual, _ = run(partial(case.make, schedule, gradient_accumulation_steps=2), case.weights, twice)
     assert_close(actual, expected)
 
 
@@ -153,9 +158,9 @@ def test_bfloat16_weights_have_float32_slots(case):
     def kept(w):
         return rounded(w.astype("float32")).astype("float64")
 
-    gradients = [[rounded(g) for g in grads] for grads in GRADIENTS[:10]]
-    expected = run_reference(case.reference, [rounded(w) for w in WEIGHTS], gradients, LR, kept)
-    actual, optimizer = run(partial(case.make, LR), WEIGHTS, gradients, dtype="bfloat16")
+    gradients = [[rounded(g) for g in grads] for grads in case.gradients[:10]]
+    expected = run_reference(case.reference, [rounded(w) for w in case.weights], gradients, LR, kept)
+    actual, optimizer = run(partial(case.make, LR), case.weights, gradients, dtype="bfloat16")
     # One rounding of w differs where the float32 value lies on the edge between two bfloat16 numbers.
     assert_close(actual, expected, rtol=2**-7, atol=2**-9)
     assert {v.dtype for v in optimizer.variables[2:]} <= {"float32"}
@@ -171,8 +176,8 @@ def test_sparse_gradients_equal_dense_ones(case):
     dense = np.zeros((3, 4), "float32")
     np.add.at(dense, rows, values)
     sparse = tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([3, 4]))
-    expected, _ = run(partial(case.make, LR, clipnorm=1.0), WEIGHTS[:1], [[dense]] * 3)
-    variables = variables_of(WEIGHTS[:1])
+    expected, _ = run(partial(case.make, LR, clipnorm=1.0), case.weights[:1], [[dense]] * 3)
+    variables = variables_of(case.weights[:1])
     optimizer = case.make(LR, clipnorm=1.0)
     for _ in range(3):
         optimizer.apply([sparse], variables)
@@ -207,14 +212,14 @@ def test_misspelt_argument_is_refused(case):
 @op_by_op
 @every_case
 def test_learning_rate_zero_and_integers_are_legal(case):
-    still, _ = run(partial(case.make, 0), WEIGHTS, GRADIENTS[:2])
-    assert_close(still, WEIGHTS, rtol=0, atol=0)
+    still, _ = run(partial(case.make, 0), case.weights, case.gradients[:2])
+    assert_close(still, case.weights, rtol=0, atol=0)
     assert float(ops.convert_to_numpy(case.make(1).learning_rate)) == 1.0
     with pytest.raises(ValueError, match="learning_rate"):
         case.make(-0.1)
 
 
-@every_case
+@pytest.mark.parametrize("case", [c for c in CASES if c.make(LR).has_metric], ids=str)
 def test_the_metric_is_the_step_of_a_constant_gradient(case):
     """With the same gradient for ever, delta = -metric · gradient, of size `reach` if there is one of these."""
     seen = []
@@ -240,9 +245,6 @@ def test_the_metric_is_the_step_of_a_constant_gradient(case):
         step = rule(g, ops.zeros(3), state, lr=LR, t=t, **extra, **own)
         state = step.state
         seen.append(step)
-    assert (step.metric is not None) == optimizer.has_metric
-    if step.metric is None:
-        return
     np.testing.assert_allclose(
         ops.convert_to_numpy(step.delta), ops.convert_to_numpy(-step.metric * g), rtol=2e-3, atol=1e-7
     )
@@ -304,7 +306,7 @@ def test_signatures_take_every_argument_of_keras():
     differing = {}
     for name in optimizers.__all__:
         theirs = getattr(keras.optimizers, name, None)
-        if theirs is None:
+        if theirs is None or name == "Muon":  # Keras's brings an Adam for other weights; here Partition gives them one
             continue
         ours = inspect.signature(getattr(optimizers, name)).parameters
         for argument, parameter in inspect.signature(theirs.__init__).parameters.items():

@@ -17,6 +17,7 @@ from keras_optreg.optimizers.lion import Lion
 from keras_optreg.optimizers.lookahead import Lookahead
 from keras_optreg.optimizers.madgrad import MADGRAD
 from keras_optreg.optimizers.mars import MARS
+from keras_optreg.optimizers.muon import Muon
 from keras_optreg.optimizers.nadam import Nadam
 from keras_optreg.optimizers.novograd import NovoGrad
 from keras_optreg.optimizers.partition import Partition
@@ -24,10 +25,11 @@ from keras_optreg.optimizers.prodigy import Prodigy
 from keras_optreg.optimizers.proximal import ProximalAdagrad, ProximalSGD
 from keras_optreg.optimizers.radam import RAdam
 from keras_optreg.optimizers.rmsprop import RMSprop
-from keras_optreg.optimizers.rule_optimizer import GRADIENT, WEIGHT, ZEROS, RuleOptimizer, Scalar, Step
+from keras_optreg.optimizers.rule_optimizer import GRADIENT, WEIGHT, ZEROS, RuleOptimizer, Scalar, Shaped, Step
 from keras_optreg.optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from keras_optreg.optimizers.schedule_free_sgd import ScheduleFreeSGD
 from keras_optreg.optimizers.sgd import SGD
+from keras_optreg.optimizers.soap import SOAP
 from keras_optreg.optimizers.yogi import Yogi
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "MADGRAD",
     "MARS",
     "SGD",
+    "SOAP",
     "WEIGHT",
     "ZEROS",
     "AMSGrad",
@@ -51,6 +54,7 @@ __all__ = [
     "Adan",
     "Lion",
     "Lookahead",
+    "Muon",
     "Nadam",
     "NovoGrad",
     "Partition",
@@ -63,6 +67,7 @@ __all__ = [
     "Scalar",
     "ScheduleFreeAdamW",
     "ScheduleFreeSGD",
+    "Shaped",
     "Step",
     "Yogi",
     "gradient_transforms",

@@ -32,13 +32,15 @@ from keras_optreg.optimizers.update_order import (
     Built,
     Pairs,
     Scalar,
+    Shaped,
+    Start,
     update_precision,
 )
 from keras_optreg.saving import without_tensorflow
 from keras_optreg.select import Selector, path_of
 from keras_optreg.typing import Penalty, Tensor, Variable
 
-__all__ = ["GRADIENT", "WEIGHT", "ZEROS", "RuleOptimizer", "Scalar", "Step"]
+__all__ = ["GRADIENT", "WEIGHT", "ZEROS", "RuleOptimizer", "Scalar", "Shaped", "Step"]
 
 
 class Step(NamedTuple):
@@ -71,7 +73,8 @@ class RuleOptimizer(ScheduledRate):
     Class attributes:
         rule: `(g, w, state, *, lr, t, **own_arguments) -> Step`, pure. `t` counts real updates from 1.
         slots: name -> how each of its numbers starts: `ZEROS`, another number, `WEIGHT` or `GRADIENT`; or
-            `Scalar(start)` for one number a weight. Their order is the layout of checkpoints.
+            `Scalar(start)` for one number a weight, `Shaped(shape)` for zeros of another shape. Their order is the
+            layout of checkpoints.
         bounds: legal range of each own number; own arguments without a range are flags.
         shared_slots: name -> first value of a scalar that all weights share. The rule gets them as `shared`.
         share: `(shared, sums, *, lr, t, **own_arguments) -> shared`, their next value, before the rule runs.
@@ -85,7 +88,7 @@ class RuleOptimizer(ScheduledRate):
     """
 
     rule: ClassVar[Callable[..., Step]]
-    slots: Mapping[str, float | str | Scalar] = {}
+    slots: Mapping[str, Start] = {}
     bounds: ClassVar[Mapping[str, Interval]] = {}
     shared_slots: Mapping[str, float] = {}
     share: ClassVar[Callable[..., dict[str, Tensor]] | None] = None
@@ -190,12 +193,14 @@ class RuleOptimizer(ScheduledRate):
             self._built_with = _Opaque(weight_plan.remember(self._selectors(), selected, variables))
         self._runner = compiled_step.Runner(self)
 
-    def _add_slot(self, variable: Variable, name: str, start: float | str | Scalar) -> Variable | None:
+    def _add_slot(self, variable: Variable, name: str, start: Start) -> Variable | None:
         if self._overwrite_variable_with_gradient(variable):
             return None
-        if isinstance(start, Scalar):
+        if isinstance(start, Scalar | Shaped):
+            first, shape = (start.start, ()) if isinstance(start, Scalar) else (ZEROS, start.shape(variable.shape))
             name = f"{path_of(variable).replace('/', '_').replace(':', '_')}_{name}"
-            return self.add_variable((), keras.initializers.Constant(start.start), dtype=variable.dtype, name=name)
+            initializer = keras.initializers.Constant(first)
+            return None if shape is None else self.add_variable(shape, initializer, dtype=variable.dtype, name=name)
         first = keras.initializers.Constant(ZEROS if start in FILLED else start)
         return self.add_variable_from_reference(variable, name=name, initializer=first)
 

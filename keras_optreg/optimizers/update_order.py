@@ -4,7 +4,7 @@ Transform and clip; add the gradients of coupled penalties; decay; the rule; tra
 constraint; the moving average.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +34,13 @@ class Scalar(NamedTuple):
     start: float = ZEROS
 
 
+class Shaped(NamedTuple):
+    """A slot of zeros with a shape of its own: `shape(shape of the weight)`, or None where the weight has none."""
+
+    shape: Callable[[tuple[int, ...]], tuple[int, ...] | None]
+
+
+Start = float | str | Scalar | Shaped
 Pairs = list[tuple[Variable, Tensor]]
 
 
@@ -151,7 +158,7 @@ def state_of(optimizer: "RuleOptimizer", i: int, w: Tensor, g: Tensor) -> dict[s
     They are filled here because an assign in `build` is lost inside `fit` on TensorFlow.
     """
     built = optimizer.state
-    state = {name: ops.convert_to_tensor(slot[i]) for name, slot in built.slots.items()}
+    state = {name: ops.convert_to_tensor(s[i]) for name, s in built.slots.items() if s[i] is not None}
     for name, start in optimizer.slots.items():
         if start in FILLED:
             is_started = ops.convert_to_tensor(built.started)[i] > 0
@@ -181,7 +188,7 @@ def _finished(optimizer: "RuleOptimizer", i: int, w: Tensor, step: "Step", t: Te
         w = proximal.proximal(w, _proximal_step(proximal, w, step))
     if constraint is not None:
         w = constraint(w)
-    pairs = [(slot[i], step.state[name]) for name, slot in built.slots.items()]
+    pairs = [(slot[i], step.state[name]) for name, slot in built.slots.items() if slot[i] is not None]
     averaged = _averaged(optimizer, i, w, t)
     if not any(target is variable for target, _ in averaged):
         pairs.append((variable, w))

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from stepping import Joint
+from stepping import Joint, problem
 
 from keras_optreg import optimizers
 from keras_optreg.regularizers import L1
@@ -26,6 +26,7 @@ class Case:
         torch_peer: name of the class in torch.optim, and arguments, where its convention is the same.
         bad: (argument, just outside, just inside) for each number.
         lasso: learning rate and steps which solve the Lasso problem of `test_optimizers`.
+        problem: what differs from `stepping.problem`, for methods that are not for every shape or gradient.
     """
 
     name: str
@@ -35,6 +36,15 @@ class Case:
     torch_peer: tuple[str, dict[str, Any]] | None = None
     bad: tuple[tuple[str, float, float], ...] = ()
     lasso: tuple[float, int] = (0.05, 1500)
+    problem: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def weights(self) -> list[Any]:
+        return problem(**dict(self.problem))[0]
+
+    @property
+    def gradients(self) -> list[Any]:
+        return problem(**dict(self.problem))[1]
 
     def __str__(self) -> str:
         return self.name
@@ -231,6 +241,43 @@ def schedule_free(gs, ws, s, t, lr, b1=0.9, b2=None, epsilon=1e-8, warmup=0, dec
     return new
 
 
+def muon(g, w, s, t, lr, momentum=0.95, nesterov=True, steps=5, rms=0.2):
+    s["m"] = momentum * s.get("m", 0.0) + (1 - momentum) * g
+    u = (1 - momentum) * g + momentum * s["m"] if nesterov else s["m"]
+    left, values, right = np.linalg.svd(u.reshape(-1, u.shape[-1]), full_matrices=False)
+    values = values / (np.linalg.norm(values) + 1e-7)
+    for _ in range(steps):  # an odd polynomial of a matrix acts on its singular values
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    rows, columns = len(left), right.shape[1]
+    scale = rms * np.sqrt(max(rows, columns)) if rms else np.sqrt(max(1, columns / rows))
+    return w - lr * scale * (left * values @ right).reshape(w.shape)
+
+
+def soap(g, w, s, t, lr, b1=0.95, b2=0.95, epsilon=1e-8, every=10, max_size=10000):
+    shape = g.shape
+    g = g.reshape(-1, shape[-1])
+    kept = [g.shape[axis] > max_size or len(shape) < 2 for axis in (0, 1)]  # sides that keep their axes
+    old = s.setdefault("covariance", [np.zeros((n, n)) for n in g.shape])
+    s["covariance"] = [b2 * c + (1 - b2) * x for c, x in zip(old, (g @ g.T, g.T @ g), strict=True)]
+    if "basis" not in s:
+        s["n"], s["m"], s["v"] = 0, 0.0, 0.0
+        s["basis"] = [
+            np.eye(len(c)) if keep else np.linalg.eigh(c)[1][:, ::-1] for c, keep in zip(s["covariance"], kept, strict=True)
+        ]
+        return w
+    s["n"] += 1
+    left, right = s["basis"]
+    s["m"] = b1 * s["m"] + (1 - b1) * g
+    s["v"] = b2 * s["v"] + (1 - b2) * (left.T @ g @ right) ** 2
+    rate = lr * np.sqrt(1 - b2 ** s["n"]) / (1 - b1 ** s["n"])
+    step = left @ (left.T @ s["m"] @ right / (np.sqrt(s["v"]) + epsilon)) @ right.T
+    if s["n"] % every == 0:
+        s["basis"] = [
+            b if keep else np.linalg.qr(c @ b)[0] for b, c, keep in zip(s["basis"], s["covariance"], kept, strict=True)
+        ]
+    return w - rate * step.reshape(shape)
+
+
 def soft(w, threshold):
     return np.sign(w) * np.maximum(np.abs(w) - threshold, 0)
 
@@ -250,6 +297,9 @@ _SGD = (("momentum", 1.01, 1.0), ("dampening", 1.0, 0.99))
 _PROXIMAL = (("momentum", 1.01, 0.99), ("dampening", 1.0, 0.99))  # μ = 1 has no step for the map
 _ADAGRAD = (("initial_accumulator_value", -1e-9, 0.0), ("epsilon", -1e-9, 0.0))
 _SCHEDULE_FREE = (("beta_1", 0.0, 0.01), ("beta_1", 1.01, 1.0), ("warmup_steps", -1, 0))
+_MUON = (("momentum", 1.0, 0.99), ("newton_schulz_steps", 0, 1), ("update_rms", -1e-9, 0.0))
+_SOAP = (("precondition_every", 0, 1), ("max_size", 0, 1))
+_MILD = (("spread", 1), ("shapes", ((3, 4), (5,))))  # the small eigenvectors of float32 need a covariance that has them
 _K = keras.optimizers
 
 
@@ -399,6 +449,27 @@ CASES = [
         "ScheduleFreeAdamW-warmup",
         partial(optimizers.ScheduleFreeAdamW, warmup_steps=8, weight_decay=0.1),
         Joint(schedule_free, b2=0.999, warmup=8, decay=0.1),
+    ),
+    Case(
+        "Muon",
+        optimizers.Muon,
+        muon,
+        partial(_K.Muon, weight_decay=None),
+        bad=_MUON,
+        problem=(("shapes", ((3, 4), (7, 5))),),
+    ),
+    Case(
+        "Muon-plain",
+        partial(optimizers.Muon, nesterov=False, update_rms=0, momentum=0.5, newton_schulz_steps=3),
+        partial(muon, nesterov=False, rms=0, momentum=0.5, steps=3),
+        problem=(("shapes", ((3, 4), (2, 3, 5))),),
+    ),
+    Case("SOAP", optimizers.SOAP, soap, bad=(*_fraction, *_SOAP), problem=_MILD),
+    Case(
+        "SOAP-often",
+        partial(optimizers.SOAP, precondition_every=2, beta_2=0.9, max_size=3),
+        partial(soap, every=2, b2=0.9, max_size=3),
+        problem=_MILD,
     ),
     Case("ProximalSGD", _on_kernels(optimizers.ProximalSGD), proximal_sgd, bad=_PROXIMAL, lasso=(0.1, 600)),
     Case("ProximalAdagrad", _on_kernels(optimizers.ProximalAdagrad), proximal_adagrad, bad=_ADAGRAD, lasso=(0.3, 2500)),

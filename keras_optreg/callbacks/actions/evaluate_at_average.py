@@ -21,8 +21,8 @@ class EvaluateAtAverage(keras.callbacks.Callback):
     Args:
         batch_norm_data: Inputs from the training data, for models with batch normalisation, whose statistics belong
             to the weights that made them: an array, a list or a dict of arrays (a model with several inputs), or an
-            iterable of batches `(x, y)`, such as a dataset. Before every evaluation the statistics are computed anew from all of it, as the mean over its
-            batches. Some thousand examples are enough.
+            iterable of batches `(x, y)`, such as a dataset. Before every evaluation the statistics are computed anew
+            from all of it, as the mean over its batches. Some thousand examples are enough.
         batch_size: Examples in one batch of `batch_norm_data`, when that is arrays.
 
     Raises:
