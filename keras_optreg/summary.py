@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from keras_optreg.introspection import inner_optimizer, shown
+from keras_optreg.optimizers.weight_decay import FullyDecoupled
 from keras_optreg.regularizers.owners import owners_of
 from keras_optreg.select import path_of
 from keras_optreg.table import Table
@@ -87,5 +88,5 @@ def _treatment(optimizer: Any, trainable: list[Any]) -> dict[int, tuple[Any, Any
 
 def _shown_number(value: Any) -> Any:
     if callable(value):
-        return type(value).__name__
+        return repr(value) if isinstance(value, FullyDecoupled) else type(value).__name__
     return int(value) if value is not None and value == int(value) and value != 0 else value

@@ -13,6 +13,7 @@ from keras_optreg.optimizers.amsgrad import AMSGrad
 from keras_optreg.optimizers.cocob import COCOB
 from keras_optreg.optimizers.lamb import LAMB
 from keras_optreg.optimizers.lars import LARS
+from keras_optreg.optimizers.layerwise_decay import layerwise_decay
 from keras_optreg.optimizers.lion import Lion
 from keras_optreg.optimizers.lookahead import Lookahead
 from keras_optreg.optimizers.madgrad import MADGRAD
@@ -30,11 +31,13 @@ from keras_optreg.optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from keras_optreg.optimizers.schedule_free_sgd import ScheduleFreeSGD
 from keras_optreg.optimizers.sgd import SGD
 from keras_optreg.optimizers.soap import SOAP
+from keras_optreg.optimizers.weight_decay import FullyDecoupled
 from keras_optreg.optimizers.yogi import Yogi
 
 __all__ = [
     "ADOPT",
     "COCOB",
+    "FullyDecoupled",
     "GRADIENT",
     "LAMB",
     "LARS",
@@ -71,4 +74,5 @@ __all__ = [
     "Step",
     "Yogi",
     "gradient_transforms",
+    "layerwise_decay",
 ]

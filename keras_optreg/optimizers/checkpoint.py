@@ -83,6 +83,7 @@ def _layout(optimizer: "RuleOptimizer") -> list[str]:
         groups |= optimizer.state.slots
         groups |= {name: [variable] for name, variable in optimizer.state.shared.items()}
         groups["started"] = [optimizer.state.started]
+        groups["multipliers"] = [optimizer.state.multipliers]
         groups["average"] = optimizer._model_variables_moving_average if optimizer.use_ema else []
         if k := optimizer.gradient_accumulation_steps:
             groups[f"accumulated over {k}"] = optimizer._accumulated_gradients

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_optreg import bounds, select
@@ -36,6 +37,7 @@ from keras_optreg.optimizers.update_order import (
     Start,
     update_precision,
 )
+from keras_optreg.optimizers.weight_decay import FullyDecoupled
 from keras_optreg.saving import without_tensorflow
 from keras_optreg.select import Selector, path_of
 from keras_optreg.typing import Penalty, Tensor, Variable
@@ -123,6 +125,11 @@ class RuleOptimizer(ScheduledRate):
                     "Give weight_decay=, or leave weight_decay_on out."
                 )
         self.weight_decay_on = engine["weight_decay_on"]
+        if self.takes_decay and isinstance(self.weight_decay, FullyDecoupled):
+            raise ValueError(
+                f"{owner} takes the weight decay inside its rule, so it cannot be fully decoupled. Give a number or a "
+                "schedule: weight_decay=1e-4."
+            )
         self._excluded = _Opaque({})
         self._multipliers = _Opaque(weight_plan.as_multipliers(engine["learning_rate_multipliers"]))
         self._penalties = _Opaque(weight_plan.as_penalties(engine["penalties"]))
@@ -141,8 +148,27 @@ class RuleOptimizer(ScheduledRate):
 
     @property
     def learning_rate_multipliers(self) -> list[tuple[Selector, float]]:
-        """The (selector, factor) pairs given at construction."""
+        """The (selector, factor) pairs, which multiply the learning rate of the weights they select.
+
+        They can be set while training, from a callback for instance, when there were some at construction.
+        """
         return list(self._multipliers.value)
+
+    @learning_rate_multipliers.setter
+    def learning_rate_multipliers(self, value: Any) -> None:
+        pairs = weight_plan.as_multipliers(value)
+        if self.built and self.state.multipliers is None:
+            raise ValueError(
+                f"{type(self).__name__} was built without learning_rate_multipliers, so its compiled steps have no "
+                "place for them. Give some at construction; a factor of 1 will do."
+            )
+        self._multipliers = _Opaque(pairs)
+        if self.built:
+            variables = self._trainable_variables
+            selected = self._select(variables)
+            factors = self._plan(selected, variables).multipliers
+            self._built_with = _Opaque(weight_plan.remember(self._selectors(), selected, variables))
+            self.state.multipliers.assign(ops.convert_to_tensor(factors, "float32"))
 
     @property
     def penalties(self) -> list[tuple[Selector, Penalty]]:
@@ -188,7 +214,9 @@ class RuleOptimizer(ScheduledRate):
         shared = {name: self._add_scalars((), first, name) for name, first in self.shared_slots.items()}
         is_filled = any(start in FILLED for start in self.slots.values())
         started = self._add_scalars((len(variables),), 0.0, "started") if is_filled else None
-        self.state = Built(plan, slots, shared, started)
+        factors = np.array(plan.multipliers, "float32")
+        multipliers = self._add_scalars(factors.shape, factors, "multipliers") if self._multipliers.value else None
+        self.state = Built(plan, slots, shared, started, multipliers)
         if any(selected.values()):
             self._built_with = _Opaque(weight_plan.remember(self._selectors(), selected, variables))
         self._runner = compiled_step.Runner(self)
@@ -204,13 +232,17 @@ class RuleOptimizer(ScheduledRate):
         first = keras.initializers.Constant(ZEROS if start in FILLED else start)
         return self.add_variable_from_reference(variable, name=name, initializer=first)
 
-    def _add_scalars(self, shape: tuple[int, ...], start: float, name: str) -> Variable:
+    def _add_scalars(self, shape: tuple[int, ...], start: Any, name: str) -> Variable:
         initializer = keras.initializers.Constant(start)
         return self.add_variable(shape, initializer, dtype="float32", name=name, aggregation="only_first_replica")
 
     def plan_for(self, variables: Sequence[Variable]) -> weight_plan.WeightPlan:
         """What each of these weights gets from the engine (the weights it was built with, once it is built)."""
-        return self.state.plan if self.built else self._plan(self._select(variables), variables)
+        if not self.built:
+            return self._plan(self._select(variables), variables)
+        if self.state.multipliers is not None:
+            self.state.plan.multipliers = [float(f) for f in ops.convert_to_numpy(self.state.multipliers)]
+        return self.state.plan
 
     def _selectors(self) -> dict[str, list[Selector]]:
         return {
@@ -357,6 +389,7 @@ class RuleOptimizer(ScheduledRate):
             *(repr(penalty) for _, penalty in self.penalties),
             *map(repr, self.gradient_transforms),
             self.weight_decay is None,
+            isinstance(self.weight_decay, FullyDecoupled),
             *(getattr(self, name) for name in options.CONSTANTS),
         )
 

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_optreg.optimizers.gradient_transforms import GradientTransform
+from keras_optreg.optimizers.weight_decay import FullyDecoupled
 from keras_optreg.optimizers.weight_plan import WeightPlan
 from keras_optreg.typing import Penalty, Tensor, Variable
 
@@ -53,6 +54,8 @@ class Built:
     shared: dict[str, Variable]
     started: Variable | None
     """1 for each weight that has had a gradient; only there when a slot starts as the weight or its gradient."""
+    multipliers: Variable | None
+    """The factor on the learning rate of each weight; only there when some were given."""
 
 
 class _Seen(NamedTuple):
@@ -141,14 +144,14 @@ def _seen_by_rule(optimizer: "RuleOptimizer", g: Tensor, i: int, lr: Tensor, wd:
     w = value_of(optimizer._trainable_variables[i])
     g = ops.cast(g, w.dtype)
     lr = ops.cast(lr, w.dtype)
-    if built.plan.multipliers[i] != 1.0:
-        lr = lr * built.plan.multipliers[i]
+    if built.multipliers is not None:
+        lr = lr * ops.cast(ops.convert_to_tensor(built.multipliers)[i], w.dtype)
     for penalty in built.plan.coupled[i]:
         g = g + ops.cast(penalty.gradient(w), w.dtype)
     state = state_of(optimizer, i, w, g)
     w = optimizer.resumed(w, state)
     if _decays(optimizer, i) and not type(optimizer).takes_decay:
-        w = w - w * ops.cast(wd, w.dtype) * lr
+        w = w - w * ops.cast(wd, w.dtype) * (1.0 if isinstance(optimizer.weight_decay, FullyDecoupled) else lr)
     return _Seen(g, w, state, lr)
 
 

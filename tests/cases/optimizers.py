@@ -262,7 +262,8 @@ def soap(g, w, s, t, lr, b1=0.95, b2=0.95, epsilon=1e-8, every=10, max_size=1000
     if "basis" not in s:
         s["n"], s["m"], s["v"] = 0, 0.0, 0.0
         s["basis"] = [
-            np.eye(len(c)) if keep else np.linalg.eigh(c)[1][:, ::-1] for c, keep in zip(s["covariance"], kept, strict=True)
+            np.eye(len(c)) if keep else np.linalg.eigh(c)[1][:, ::-1]
+            for c, keep in zip(s["covariance"], kept, strict=True)
         ]
         return w
     s["n"] += 1
