@@ -1,11 +1,7 @@
 """docs/catalog.md is the generated one, and nothing that users are offered is missing from it."""
 
-import importlib
 import re
-import sys
 from pathlib import Path
-
-import pytest
 
 import keras_optreg as kor
 
@@ -13,30 +9,21 @@ ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "catalog.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture
-def tool(monkeypatch):
-    """tools/update_docs.py, which imports its neighbour."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    yield importlib.import_module("update_docs")
-    for module in ("update_docs", "update_readme"):
-        sys.modules.pop(module, None)
-
-
 def cells_of(name):
     [line] = [line for line in TEXT.splitlines() if line.startswith(f"| `{name}` |")]
     return line.strip("| ").split(" | ")
 
 
-def test_the_page_is_the_generated_one(tool):
-    assert tool.catalog() == TEXT, "run: python tools/update_docs.py"
+def test_the_page_is_the_generated_one(docs_tool):
+    assert docs_tool.catalog() == TEXT, "run: python tools/update_docs.py"
 
 
-def test_everything_public_is_in_it_once(tool):
+def test_everything_public_is_in_it_once(docs_tool):
     families = (kor.optimizers, kor.regularizers, kor.schedules, kor.callbacks, kor.select)
     offered = {name for family in families for name in family.__all__ if callable(getattr(family, name))}
     listed = re.findall(r"^\| `(\w+)` \|", TEXT, flags=re.M)
     assert sorted(listed) == sorted(
-        (offered | set(kor.optimizers.gradient_transforms.__all__)) - tool.update_readme.FOR_AUTHORS
+        (offered | set(kor.optimizers.gradient_transforms.__all__)) - docs_tool.update_readme.FOR_AUTHORS
     )
 
 

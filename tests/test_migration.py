@@ -1,10 +1,8 @@
 """The migration page is true: its expressions exist, its "Equal" is equal, and ten scripts move in three lines each."""
 
-import importlib
 import math
 import re
 import runpy
-import sys
 from pathlib import Path
 
 import keras
@@ -154,24 +152,15 @@ def test_schedules_are_equal_to_those_of_pytorch(row):
 # ------------------------------------------------------------------ the page and the files
 
 
-@pytest.fixture
-def tool(monkeypatch):
-    """tools/update_docs.py, which imports its neighbour."""
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    yield importlib.import_module("update_docs")
-    for module in ("update_docs", "update_readme"):
-        sys.modules.pop(module, None)
-
-
-def test_the_edited_lines_on_the_page_are_those_of_the_files(tool):
-    assert tool.migration(PAGE) == PAGE, "run: python tools/update_docs.py"
+def test_the_edited_lines_on_the_page_are_those_of_the_files(docs_tool):
+    assert docs_tool.migration(PAGE) == PAGE, "run: python tools/update_docs.py"
     assert len(PAIRS) == 10
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_at_most_three_lines_are_edited(tool, pair):
+def test_at_most_three_lines_are_edited(docs_tool, pair):
     before, after = PAIRS[pair]
-    lines = tool.edited_lines(before, after)
+    lines = docs_tool.edited_lines(before, after)
     removed, added = (sum(line.startswith(sign) for line in lines) for sign in "-+")
     assert 0 < max(removed, added) <= 3, lines
     assert "keras_optreg" not in before.read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
+import keras
 import numpy as np
 import keras_optreg as kor
-import keras
 
 keras.utils.set_random_seed(2)
 rng = np.random.default_rng(2)
@@ -18,4 +18,4 @@ model = keras.Sequential(
 # Ranger = RAdam + Lookahead
 ranger = kor.optimizers.Lookahead(kor.optimizers.RAdam(1e-2), sync_period=6, slow_step_size=0.5)
 model.compile(loss="binary_crossentropy", optimizer=ranger)
-history = model.fit(x, y, batch_size=32, epochs=3, verbose=0)
+history = model.fit(x, y, batch_size=32, epochs=3, callbacks=[kor.callbacks.EvaluateAtAverage()], verbose=0)

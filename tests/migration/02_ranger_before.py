@@ -1,6 +1,6 @@
+import keras
 import numpy as np
 import tensorflow_addons as tfa
-from tensorflow import keras
 
 keras.utils.set_random_seed(2)
 rng = np.random.default_rng(2)

@@ -23,4 +23,4 @@ model.compile(
     loss="sparse_categorical_crossentropy",
     metrics=["accuracy"],
 )
-history = model.fit(x, y, batch_size=50, epochs=3, validation_split=0.2, verbose=0)
+history = model.fit(x, y, batch_size=50, epochs=3, verbose=0)
