@@ -1,9 +1,6 @@
 """Every test starts from the same seeds and an empty Keras session; the backend is the one named by KERAS_BACKEND."""
 
-import importlib
 import os
-import sys
-from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # Two test processes share two cores: one thread each keeps them from waiting for one another.
@@ -20,12 +17,3 @@ def _same_start():
     yield
     # Layer names count from `dense` again and the dtype policy is float32, so tests pass in any order.
     keras.utils.clear_session(free_memory=False)
-
-
-@pytest.fixture
-def docs_tool(monkeypatch):
-    """tools/update_docs.py, which imports its neighbour."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "tools")
-    yield importlib.import_module("update_docs")
-    for module in ("update_docs", "update_readme"):
-        sys.modules.pop(module, None)
