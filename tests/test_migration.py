@@ -1,4 +1,4 @@
-"""The migration page is true: its expressions exist, its "Equal" is equal, and ten scripts do after the move what they did."""
+"""The migration page is true: its expressions exist, its "Equal" is equal, and its ten scripts run after the move."""
 
 import math
 import re
@@ -277,11 +277,11 @@ def test_lazy_adam(after):
     seen = np.unique(tokens)
     assert (change[seen] > 0).all()
     assert (change[np.setdiff1d(np.arange(1000), seen)] == 0).all()
-    # Adam's first step in a row is the rate long, and a row that one batch looks up makes no other in an epoch.
+    # A row that one batch looks up makes one step an epoch, at most as long as the rate. Plain Adam goes on moving it.
     batches = [np.unique(tokens[i : i + 64]) for i in range(0, len(tokens), 64)]
     once = [row for row in seen if sum(row in batch for batch in batches) == 1]
     assert once
-    assert change[once].max() < 2 * 0.001 * 1.2  # two epochs; plain Adam goes on moving them
+    assert change[once].max() < 2 * 0.001  # two epochs
 
 
 @runs("06_novograd")

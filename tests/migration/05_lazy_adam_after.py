@@ -6,8 +6,8 @@ vocab_size, embedding_dim, maxlen = 1000, 8, 12
 
 keras.utils.set_random_seed(5)
 rng = np.random.default_rng(5)
-tokens = rng.integers(1, 200, size=(192, maxlen))
-labels = (tokens.mean(axis=1) > 100).astype("float32")
+tokens = rng.integers(1, 900, size=(192, maxlen))
+labels = (tokens.mean(axis=1) > 450).astype("float32")
 
 model = keras.Sequential()
 model.add(keras.Input(shape=(maxlen,), dtype="int32"))
