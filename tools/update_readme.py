@@ -8,6 +8,7 @@ import argparse
 import json
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import keras
@@ -32,13 +33,13 @@ FAMILIES = {
 }
 FOR_AUTHORS = {
     *("Action", "FunctionSchedule", "Joined", "PenaltyRegularizer", "Probe", "RuleOptimizer", "Selector", "Writer"),
-    *("as_selector", "path_of", "GradientTransform"),
+    *("as_selector", "path_of", "GradientTransform", "Scalar", "Step"),
 }
 """What components are made of; CONTRIBUTING.md is about them."""
 COLUMNS = {"train": "train %", "validation": "validation %", "gap": "gap", "epochs": "epochs", "zeros": "zeros %"}
 
 
-def _summary(thing) -> str:
+def summary(thing) -> str:
     """The first line of the docstring as the text of a table's cell."""
     return thing.__doc__.strip().splitlines()[0].rstrip(".").replace("|", "\\|")
 
@@ -50,7 +51,7 @@ def components() -> str:
         classes = {name: c for name, c in public.items() if isinstance(c, type) and issubclass(c, kind)}
         functions = {name: f for name, f in public.items() if callable(f) and not isinstance(f, type)}
         for name, thing in {**dict(sorted(classes.items())), **dict(sorted(functions.items()))}.items():
-            lines.append(f"| {family} | `{name}` | {_summary(thing)} |")
+            lines.append(f"| {family} | `{name}` | {summary(thing)} |")
             family = ""
     return "\n".join(lines)
 
@@ -78,14 +79,19 @@ def quickstart() -> str:
     return "\n".join(lines)
 
 
+def fill(text: str, parts: Mapping[str, str], page: str) -> str:
+    """The page with what stands between its markers written anew; `parts` are the texts by their markers."""
+    for marker, part in parts.items():
+        pattern = rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)"
+        text, found = re.subn(pattern, lambda m, new=part: f"{m[1]}{new}\n{m[2]}", text, flags=re.S)
+        if found != 1:
+            raise ValueError(f"{page} must have the markers of `{marker}` once; found {found} times.")
+    return text
+
+
 def render(text: str) -> str:
     """The README with the parts between its markers written anew."""
-    for marker, table in {"components": components(), "quickstart": quickstart()}.items():
-        pattern = rf"(<!-- {marker} -->\n).*?(<!-- /{marker} -->)"
-        text, found = re.subn(pattern, lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.S)
-        if found != 1:
-            raise ValueError(f"README.md must have the markers of `{marker}` once; found {found} times.")
-    return text
+    return fill(text, {"components": components(), "quickstart": quickstart()}, "README.md")
 
 
 def main() -> None:

@@ -76,8 +76,8 @@ class RAdam(RuleOptimizer):
         >>> [round(float(x), 4) for x in keras.ops.convert_to_numpy(w)]
         [0.8, -1.6]
 
-    Differs: equal to PyTorch, but for ε, which stands as in `Adam`. The paper's text rectifies from ρ > 4 on, its
-    authors' code and TensorFlow Addons from ρ >= 5.
+    Differs: equal to PyTorch. The paper's text rectifies from ρ > 4 on, its authors' code and TensorFlow Addons from
+    ρ >= 5; Addons adds ε to the corrected root.
     """
 
     slots = {"m": ZEROS, "v": ZEROS}

@@ -61,7 +61,7 @@ class Yogi(RuleOptimizer):
         >>> [round(float(x), 4) for x in keras.ops.convert_to_numpy(w)]
         [0.9689, -1.9686]
 
-    Differs: TensorFlow Addons and optax correct the bias of both averages, and start m, too, at the initial value.
+    Differs: TensorFlow Addons and optax correct the bias of both averages; optax starts m, too, at the initial value.
     """
 
     bounds = {

@@ -1,0 +1,211 @@
+"""Write the generated parts of the documentation: docs/catalog.md, and the edited lines in docs/migration.md.
+
+python tools/update_docs.py
+"""
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import update_readme
+
+import keras_optreg as kor
+from keras_optreg.optimizers import RuleOptimizer, Scalar
+
+ROOT = update_readme.ROOT
+CATALOG = ROOT / "docs" / "catalog.md"
+MIGRATION = ROOT / "docs" / "migration.md"
+PAIRS = ROOT / "tests" / "migration"
+INTRODUCTION = """# Catalogue
+
+Everything in keras_optreg, from its docstrings; `python tools/update_docs.py` writes this page. Names of other
+libraries: [migration.md](migration.md).
+"""
+LEGEND = """*Slots* are the numbers that an optimizer keeps for each weight, with its default arguments: Adam's 2 are
+twice the memory of the weights. *Proximal* says whether `penalties=` may act by a proximal map, which gives exact
+zeros; a `.coupled()` penalty acts under every optimizer. *Elementwise*: each scalar of a weight is updated alone,
+without the norm of the whole. All take the shared arguments that `SGD` lists, besides their own."""
+
+
+# ------------------------------------------------------------------ what a docstring and a signature say
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def _paragraph(thing: Any, start: str) -> str:
+    """The paragraph of the docstring that begins with `start`, without it; empty when there is none."""
+    found = re.search(rf"^{start}\s+(.*?)(?=\n\s*\n|\Z)", inspect.getdoc(thing) or "", flags=re.S | re.M)
+    return _cell(found[1]) if found else ""
+
+
+def _when(thing: Any) -> str:
+    text = _paragraph(thing, "When to use it:")
+    return text[:1].upper() + text[1:]
+
+
+def _reference(thing: Any) -> str:
+    """The docstring's reference, with links to arXiv."""
+    return _linked(_paragraph(thing, "Reference:"))
+
+
+def _reference_of_rule(cls: type) -> str:
+    """The docstring's reference, or what follows the first sentence of its module."""
+    first = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()
+    named = re.match(r".*?[^.]\. (.*\b\d{4}\b.*)$", first[0]) if first else None
+    return _reference(cls) or _linked(_cell(named[1]) if named else "")
+
+
+def _linked(text: str) -> str:
+    return re.sub(r"arXiv[: ](\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text.rstrip("."))
+
+
+def _default(value: Any) -> str:
+    return value.__name__ if inspect.isclass(value) or inspect.isfunction(value) else repr(value)
+
+
+def _arguments(thing: Any) -> str:
+    """Own arguments with their defaults; those that all optimizers share stand behind `**options` and are left out."""
+    parameters = inspect.signature(thing.__init__ if isinstance(thing, type) else thing).parameters.values()
+    shown = [
+        f"`{p.name}`" if p.default is p.empty else f"`{p.name}={_default(p.default)}`"
+        for p in parameters
+        if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    ]
+    return _cell(", ".join(shown))
+
+
+# ------------------------------------------------------------------ optimizers
+
+
+def _made(cls: type[RuleOptimizer], **arguments: Any) -> RuleOptimizer:
+    """An optimizer with its defaults; those that insist on a penalty get one."""
+    try:
+        return cls(**arguments)  # type: ignore[call-arg]
+    except ValueError:
+        return cls(penalties=kor.regularizers.L1(0.0), **arguments)  # type: ignore[call-arg]
+
+
+def _counted(optimizer: RuleOptimizer) -> str:
+    """How many slots a weight has; another kind than one number for each number of the weight is named."""
+    kinds = [None if isinstance(start, int | float | str) else type(start) for start in optimizer.slots.values()]
+    others = [kind for kind in dict.fromkeys(kinds) if kind is not None]
+    names = {Scalar: "number a tensor"}
+    more = [f"{kinds.count(kind)} {names.get(kind, f'`{kind.__name__}`')}" for kind in others]
+    return " + ".join([*([str(kinds.count(None))] if None in kinds or not more else []), *more])
+
+
+def _slots(cls: type[RuleOptimizer]) -> str:
+    """The count with the default arguments, and with each argument that changes it."""
+    plain = _counted(_made(cls))
+    changed = []
+    for p in inspect.signature(cls.__init__).parameters.values():
+        is_off = p.default is False or (isinstance(p.default, float) and p.default == 0)
+        if is_off:
+            count = _counted(_made(cls, **{p.name: True if p.default is False else 0.5}))
+            changed += [f"{count} with `{p.name}`"] if count != plain else []
+    return f"{plain} ({', '.join(changed)})" if changed else plain
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else "no"
+
+
+def _rules(things: dict[str, Any]) -> str:
+    header = ("name", "what it is", "when to use it", "slots", "proximal", "elementwise", "own arguments", "reference")
+    rows = [
+        (
+            f"`{name}`",
+            update_readme.summary(cls),
+            _when(cls),
+            _slots(cls),
+            _yes(_made(cls).has_metric),
+            _yes(cls.elementwise),
+            _arguments(cls),
+            _reference_of_rule(cls),
+        )
+        for name, cls in things.items()
+    ]
+    return _table(header, rows)
+
+
+# ------------------------------------------------------------------ pages
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A table without the columns that no row fills."""
+    filled = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    lines = [[each[i] for i in filled] for each in (header, ("---",) * len(header), *rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _components(things: dict[str, Any]) -> str:
+    header = ("name", "what it is", "when to use it", "arguments", "reference")
+    rows = [
+        (f"`{name}`", update_readme.summary(each), _when(each), _arguments(each), _reference(each))
+        for name, each in things.items()
+    ]
+    return _table(header, rows)
+
+
+def public(module: Any) -> dict[str, Any]:
+    """All classes and functions a family offers to users: classes first, each kind in the order of the alphabet.
+
+    What a family within it offers, too, such as the probes among the callbacks, stands there alone.
+    """
+    within = [m for m, _ in update_readme.FAMILIES.values() if m.__name__.startswith(module.__name__ + ".")]
+    elsewhere = {*update_readme.FOR_AUTHORS, *(name for m in within for name in m.__all__)}
+    offered = {name: getattr(module, name) for name in module.__all__ if name not in elsewhere}
+    callables = {name: each for name, each in offered.items() if callable(each)}
+    return dict(sorted(callables.items(), key=lambda item: (not isinstance(item[1], type), item[0].lower())))
+
+
+def catalog() -> str:
+    return "\n\n".join([INTRODUCTION.rstrip(), *_sections()]) + "\n"
+
+
+def _sections() -> Iterator[str]:
+    for family, (module, _) in update_readme.FAMILIES.items():
+        things = public(module)
+        rules = {n: each for n, each in things.items() if isinstance(each, type) and issubclass(each, RuleOptimizer)}
+        rest = {n: each for n, each in things.items() if n not in rules}
+        yield f"## {family[0].upper()}{family[1:]}"
+        if rules:
+            yield LEGEND
+            yield _rules(rules)
+        if rules and rest:
+            yield "Around them:"
+        if rest:
+            yield _components(rest)
+
+
+def edited_lines(before: Path, after: Path) -> list[str]:
+    """The lines that leave the first file, with `-`, and those that come into the second, with `+`."""
+    old, new = (path.read_text(encoding="utf-8").splitlines() for path in (before, after))
+    return [line for line in difflib.unified_diff(old, new, n=0, lineterm="") if re.match(r"[-+](?![-+]{2} )", line)]
+
+
+def pairs() -> dict[str, tuple[Path, Path]]:
+    """The scripts before and after they moved here, by their common name."""
+    before = sorted(PAIRS.glob("*_before.py"))
+    return {p.name.removesuffix("_before.py"): (p, p.with_name(p.name.replace("_before", "_after"))) for p in before}
+
+
+def migration(text: str) -> str:
+    """The page with the edited lines of every pair, as the files have them."""
+    blocks = {name: "\n".join(["```diff", *edited_lines(*pair), "```"]) for name, pair in pairs().items()}
+    return update_readme.fill(text, blocks, "docs/migration.md")
+
+
+def main() -> None:
+    CATALOG.write_text(catalog(), encoding="utf-8")
+    MIGRATION.write_text(migration(MIGRATION.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
