@@ -1,4 +1,4 @@
-"""What bends the rate and the decay: multipliers that are set while training, layer-wise decay, fully decoupled decay."""
+"""What bends the rate and the decay: multipliers set while training, layer-wise decay, fully decoupled decay."""
 
 import json
 

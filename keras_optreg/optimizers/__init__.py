@@ -37,7 +37,6 @@ from keras_optreg.optimizers.yogi import Yogi
 __all__ = [
     "ADOPT",
     "COCOB",
-    "FullyDecoupled",
     "GRADIENT",
     "LAMB",
     "LARS",
@@ -55,6 +54,7 @@ __all__ = [
     "AdamW",
     "Adamax",
     "Adan",
+    "FullyDecoupled",
     "Lion",
     "Lookahead",
     "Muon",

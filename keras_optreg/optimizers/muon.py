@@ -73,9 +73,9 @@ class Muon(RuleOptimizer):
         [0.98, 0.0, 0.0, 1.967]
 
     Differs: `keras.optimizers.Muon` brings an Adam of its own for the weights it leaves out, with arguments for it, and
-    chooses them by name and rank; on a matrix both agree. In float32, where Jordan's code has bfloat16. A filter is one matrix, its window among the inputs; the
-    kernels of `MultiHeadAttention`, (inputs, heads, size), are seen as (inputs · heads, size). Cost, at a step of
-    Adam's: `benchmarks/matrix_cost.py`.
+    chooses them by name and rank; on a matrix both agree. In float32, where Jordan's code has bfloat16. A filter is
+    one matrix, its window among the inputs; the kernels of `MultiHeadAttention`, (inputs, heads, size), are seen as
+    (inputs · heads, size). Cost, at a step of Adam's: `benchmarks/matrix_cost.py`.
 
     Reference:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is scalable

@@ -157,18 +157,19 @@ class RuleOptimizer(ScheduledRate):
     @learning_rate_multipliers.setter
     def learning_rate_multipliers(self, value: Any) -> None:
         pairs = weight_plan.as_multipliers(value)
-        if self.built and self.state.multipliers is None:
+        multipliers = self.state.multipliers if self.built else None
+        if self.built and multipliers is None:
             raise ValueError(
                 f"{type(self).__name__} was built without learning_rate_multipliers, so its compiled steps have no "
                 "place for them. Give some at construction; a factor of 1 will do."
             )
         self._multipliers = _Opaque(pairs)
-        if self.built:
+        if multipliers is not None:
             variables = self._trainable_variables
             selected = self._select(variables)
             factors = self._plan(selected, variables).multipliers
             self._built_with = _Opaque(weight_plan.remember(self._selectors(), selected, variables))
-            self.state.multipliers.assign(ops.convert_to_tensor(factors, "float32"))
+            multipliers.assign(ops.convert_to_tensor(factors, "float32"))
 
     @property
     def penalties(self) -> list[tuple[Selector, Penalty]]:
