@@ -1,7 +1,7 @@
 """Types shared by all families."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, TypedDict, runtime_checkable
+from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 
 from keras_optreg.select import Selector
 
@@ -40,6 +40,7 @@ class EngineOptions(TypedDict, total=False):
     learning_rate_multipliers: Sequence[tuple[Selector, float]] | None
     penalties: Penalty | Sequence[tuple[Selector, Penalty]] | None
     gradient_transforms: Any
+    sparse: Literal["touched_rows"] | None
     clipnorm: float | None
     clipvalue: float | None
     global_clipnorm: float | None

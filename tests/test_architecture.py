@@ -20,6 +20,7 @@ SHARED = {
     "optimizers.checkpoint",
     "optimizers.saved_arguments",
     "optimizers.scheduled_rate",
+    "optimizers.slots",
     "optimizers.weight_decay",
     "optimizers.weight_plan",
     "optimizers.moments",

@@ -14,7 +14,7 @@ from typing import Any
 import update_readme
 
 import keras_optreg as kor
-from keras_optreg.optimizers import RuleOptimizer, Scalar
+from keras_optreg.optimizers import RuleOptimizer, Scalar, Shaped
 
 ROOT = update_readme.ROOT
 CATALOG = ROOT / "docs" / "catalog.md"
@@ -95,7 +95,7 @@ def _counted(optimizer: RuleOptimizer) -> str:
     """How many slots a weight has; another kind than one number for each number of the weight is named."""
     kinds = [None if isinstance(start, int | float | str) else type(start) for start in optimizer.slots.values()]
     others = [kind for kind in dict.fromkeys(kinds) if kind is not None]
-    names = {Scalar: "number a tensor"}
+    names: dict[type, str] = {Scalar: "number a tensor", Shaped: "matrix of a side"}
     more = [f"{kinds.count(kind)} {names.get(kind, f'`{kind.__name__}`')}" for kind in others]
     return " + ".join([*([str(kinds.count(None))] if None in kinds or not more else []), *more])
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import keras
 from keras import ops
 
-from keras_optreg.optimizers.update_order import Pairs, updates
+from keras_optreg.optimizers.slots import update_precision
+from keras_optreg.optimizers.update_order import Pairs, is_by_rows, row_updates, updates
 from keras_optreg.typing import Tensor
 
 if TYPE_CHECKING:
@@ -99,6 +100,16 @@ class Runner:
         import tensorflow as tf
 
         optimizer = self._optimizer
+        if not tf.distribute.has_strategy():
+            rows = [
+                k for k, g in enumerate(grads) if isinstance(g, tf.IndexedSlices) and is_by_rows(optimizer, indices[k])
+            ]
+            for k in rows:
+                self._call_on_rows(grads[k], indices[k])
+            grads = [g for k, g in enumerate(grads) if k not in rows]
+            indices = tuple(i for k, i in enumerate(indices) if k not in rows)
+            if not indices:
+                return 1
         # Dense: the norms of IndexedSlices count rows that occur twice wrongly.
         shapes = [optimizer._trainable_variables[i].shape for i in indices]
         grads = [tf.ensure_shape(tf.convert_to_tensor(g), shape) for g, shape in zip(grads, shapes, strict=True)]
@@ -140,17 +151,59 @@ class Runner:
             def step(grads: Sequence[Tensor], *scalars: Any) -> None:
                 for pairs in branch(self._optimizer.unscaled(grads), indices, *scalars):
                     for target, value in pairs:
-                        variable = target.value if isinstance(target, keras.Variable) else target
+                        variable = _raw(target)
                         variable.assign(tf.cast(value, variable.dtype), read_value=False)
 
             self._compiled[key] = tf.function(step, autograph=False, jit_compile=self._can_compile())
         self._compiled[key](grads, *scalars)
 
+    def _call_on_rows(self, g: Any, i: int) -> None:
+        """Updates the rows of one weight that its gradient names. Not by XLA, which would copy the whole table."""
+        import tensorflow as tf
+
+        key = ("rows", i, self._optimizer.settings())
+        if key not in self._compiled:
+
+            def step(values: Tensor, rows: Tensor, **scalars: Tensor) -> None:
+                values, rows = _each_row_once(values, rows)
+                [values] = self._optimizer.unscaled([values])
+
+                def read(variable: Any) -> Tensor:
+                    found = tf.gather(_raw(variable), rows)
+                    return tf.cast(found, update_precision(found.dtype))
+
+                for target, value in row_updates(self._optimizer, values, i, read, **scalars):
+                    raw = _raw(target)
+                    raw.scatter_update(tf.IndexedSlices(tf.cast(value, raw.dtype), rows))
+
+            self._compiled[key] = tf.function(step, autograph=False)
+        self._compiled[key](g.values, g.indices, **self._optimizer.scalars())
+
     def _can_compile(self) -> bool:
         """XLA takes a function whose variables live on one device."""
         weights = self._optimizer._trainable_variables
-        raw = [v.value if isinstance(v, keras.Variable) else v for v in weights]
-        return len({v.device for v in raw}) == 1
+        return len({_raw(v).device for v in weights}) == 1
+
+
+def _raw(variable: Any) -> Any:
+    """The variable of the backend."""
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _each_row_once(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the values of each row, and the rows.
+
+    As many as were given, so that shapes are known: those left over repeat the last row with its sum.
+    """
+    import tensorflow as tf
+
+    order = tf.argsort(rows, stable=True)
+    ordered = tf.gather(rows, order)
+    place = tf.cumsum(tf.cast(tf.concat([[False], ordered[1:] != ordered[:-1]], 0), tf.int32))
+    place_of_each = tf.minimum(tf.range(tf.size(rows)), place[-1])
+    sums = tf.math.unsorted_segment_sum(tf.gather(values, order), place, tf.size(rows))
+    first = tf.math.unsorted_segment_min(ordered, place, tf.size(rows))
+    return tf.gather(sums, place_of_each), tf.gather(first, place_of_each)
 
 
 def assign_all(pairs: Pairs) -> None:
@@ -200,7 +253,7 @@ def _assign_torch(pairs: Pairs) -> None:
 def _assign_on_replicas(pairs: Pairs) -> None:
     import tensorflow as tf
 
-    targets = [target.value if isinstance(target, keras.Variable) else target for target, _ in pairs]
+    targets = [_raw(target) for target, _ in pairs]
     values = [
         tf.cast(ops.convert_to_tensor(value), target.dtype) for target, (_, value) in zip(targets, pairs, strict=True)
     ]

@@ -17,6 +17,7 @@ OPTION_DEFAULTS: dict[str, Any] = {
     "learning_rate_multipliers": None,
     "penalties": None,
     "gradient_transforms": None,
+    "sparse": None,
     "clipnorm": None,
     "clipvalue": None,
     "global_clipnorm": None,
@@ -27,7 +28,7 @@ OPTION_DEFAULTS: dict[str, Any] = {
     "gradient_accumulation_steps": None,
     "name": None,
 }
-ENGINE_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties", "gradient_transforms")
+ENGINE_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties", "gradient_transforms", "sparse")
 """Those that Keras's base class does not know."""
 CONSTANTS = tuple(name for name in OPTION_DEFAULTS if name not in (*ENGINE_OPTIONS, "weight_decay", "name"))
 """Those that stand as numbers in a compiled step."""

@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_optreg import bounds, select
@@ -25,18 +24,8 @@ from keras_optreg.bounds import Interval
 from keras_optreg.optimizers import checkpoint, compiled_step, options, saved_arguments, weight_plan
 from keras_optreg.optimizers.gradient_transforms import GradientTransform, as_transforms
 from keras_optreg.optimizers.scheduled_rate import ScheduledRate
-from keras_optreg.optimizers.update_order import (
-    FILLED,
-    GRADIENT,
-    WEIGHT,
-    ZEROS,
-    Built,
-    Pairs,
-    Scalar,
-    Shaped,
-    Start,
-    update_precision,
-)
+from keras_optreg.optimizers.slots import GRADIENT, WEIGHT, ZEROS, Scalar, Shaped, Start, create, update_precision
+from keras_optreg.optimizers.update_order import Pairs
 from keras_optreg.optimizers.weight_decay import FullyDecoupled
 from keras_optreg.saving import without_tensorflow
 from keras_optreg.select import Selector, path_of
@@ -130,6 +119,8 @@ class RuleOptimizer(ScheduledRate):
                 f"{owner} takes the weight decay inside its rule, so it cannot be fully decoupled. Give a number or a "
                 "schedule: weight_decay=1e-4."
             )
+        self.sparse = engine["sparse"]
+        self._check_sparse()
         self._excluded = _Opaque({})
         self._multipliers = _Opaque(weight_plan.as_multipliers(engine["learning_rate_multipliers"]))
         self._penalties = _Opaque(weight_plan.as_penalties(engine["penalties"]))
@@ -181,6 +172,20 @@ class RuleOptimizer(ScheduledRate):
         """The transforms given at construction."""
         return list(self._transforms.value)
 
+    def _check_sparse(self) -> None:
+        if self.sparse not in (None, "touched_rows"):
+            raise ValueError(
+                f"The `sparse` of {type(self).__name__} is None (exact) or 'touched_rows'. Received: "
+                f"sparse={self.sparse!r}"
+            )
+        beyond_rows = not self.elementwise or self.measure is not None or GRADIENT in self.slots.values()
+        if self.sparse and beyond_rows:
+            raise ValueError(
+                f"{type(self).__name__} cannot update the touched rows alone: its rule takes norms or sums over whole "
+                "weights, or starts from the first gradient of a weight. Leave sparse out, or give the embeddings "
+                "another optimizer with Partition."
+            )
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "loss_scale_factor" and hasattr(self, name):
             # `keras.optimizers.LossScaleOptimizer` clears it in the optimizer it wraps: the one sign of being wrapped.
@@ -208,34 +213,10 @@ class RuleOptimizer(ScheduledRate):
             plan.warn_of_averaged_zeros(variables)
         super().build(variables)
         self._at_build = self._decided_at_build()
-        slots = {name: [] for name in self.slots}
-        for variable in variables:
-            for name, start in self.slots.items():
-                slots[name].append(self._add_slot(variable, name, start))
-        shared = {name: self._add_scalars((), first, name) for name, first in self.shared_slots.items()}
-        is_filled = any(start in FILLED for start in self.slots.values())
-        started = self._add_scalars((len(variables),), 0.0, "started") if is_filled else None
-        factors = np.array(plan.multipliers, "float32")
-        multipliers = self._add_scalars(factors.shape, factors, "multipliers") if self._multipliers.value else None
-        self.state = Built(plan, slots, shared, started, multipliers)
+        self.state = create(self, plan, variables)
         if any(selected.values()):
             self._built_with = _Opaque(weight_plan.remember(self._selectors(), selected, variables))
         self._runner = compiled_step.Runner(self)
-
-    def _add_slot(self, variable: Variable, name: str, start: Start) -> Variable | None:
-        if self._overwrite_variable_with_gradient(variable):
-            return None
-        if isinstance(start, Scalar | Shaped):
-            first, shape = (start.start, ()) if isinstance(start, Scalar) else (ZEROS, start.shape(variable.shape))
-            name = f"{path_of(variable).replace('/', '_').replace(':', '_')}_{name}"
-            initializer = keras.initializers.Constant(first)
-            return None if shape is None else self.add_variable(shape, initializer, dtype=variable.dtype, name=name)
-        first = keras.initializers.Constant(ZEROS if start in FILLED else start)
-        return self.add_variable_from_reference(variable, name=name, initializer=first)
-
-    def _add_scalars(self, shape: tuple[int, ...], start: Any, name: str) -> Variable:
-        initializer = keras.initializers.Constant(start)
-        return self.add_variable(shape, initializer, dtype="float32", name=name, aggregation="only_first_replica")
 
     def plan_for(self, variables: Sequence[Variable]) -> weight_plan.WeightPlan:
         """What each of these weights gets from the engine (the weights it was built with, once it is built)."""
@@ -250,6 +231,7 @@ class RuleOptimizer(ScheduledRate):
             "weight_decay_on": [self.weight_decay_on] if self.weight_decay_on is not None else [],
             "learning_rate_multipliers": [selector for selector, _ in self.learning_rate_multipliers],
             "penalties": [selector for selector, _ in self.penalties],
+            "sparse": [select.embeddings()] if self.sparse else [],
             **self._excluded.value,
         }
 
@@ -271,6 +253,7 @@ class RuleOptimizer(ScheduledRate):
             decays=[i in decaying for i in range(len(variables))],
             multipliers=list(zip(selected["learning_rate_multipliers"], factors, strict=True)),
             penalties=list(zip(selected["penalties"], penalties, strict=True)),
+            touched_only={i for found in selected["sparse"] for i in found},
         )
 
     def _refuse_constraints(self, variables: Sequence[Variable]) -> None:
@@ -347,6 +330,7 @@ class RuleOptimizer(ScheduledRate):
             "use_ema": bool(self.use_ema),
             "gradient_accumulation_steps": self.gradient_accumulation_steps,
             "weight_decay_on": self.weight_decay_on,
+            "sparse": self.sparse,
         }
 
     def _refuse_changes_since_build(self) -> None:

@@ -35,6 +35,8 @@ def with_arguments(optimizer: "RuleOptimizer", config: dict[str, Any]) -> dict[s
         config["penalties"] = [[serialize(s), serialize(p)] for s, p in optimizer.penalties]
     if optimizer.gradient_transforms:
         config["gradient_transforms"] = [serialize(transform) for transform in optimizer.gradient_transforms]
+    if optimizer.sparse is not None:
+        config["sparse"] = optimizer.sparse
     if any(optimizer._excluded.value.values()):
         config["excluded"] = {k: [serialize(s) for s in given] for k, given in optimizer._excluded.value.items()}
     if optimizer._built_with is not None:

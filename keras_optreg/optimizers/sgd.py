@@ -50,8 +50,10 @@ class SGD(RuleOptimizer):
         nesterov: look ahead along the momentum. Needs `dampening=0`.
         dampening: d, in [0, 1).
         **options: what all optimizers take: `weight_decay`, `weight_decay_on`, `learning_rate_multipliers`,
-            `penalties`, `gradient_transforms`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`, `ema_momentum`,
-            `ema_overwrite_frequency`, `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
+            `penalties`, `gradient_transforms`, `sparse`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`,
+            `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
+            With `sparse="touched_rows"` the rows of embeddings that a batch did not look up keep their values and their
+            state, without decay; by default all rows move, as momentum tells them to.
 
     Raises:
         ValueError: for a number outside its range, an unknown argument, or `nesterov` with `dampening`.

@@ -5,57 +5,19 @@ constraint; the moving average.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import keras
 from keras import ops
 
 from keras_optreg.optimizers.gradient_transforms import GradientTransform
+from keras_optreg.optimizers.slots import FILLED, WEIGHT, update_precision
 from keras_optreg.optimizers.weight_decay import FullyDecoupled
-from keras_optreg.optimizers.weight_plan import WeightPlan
 from keras_optreg.typing import Penalty, Tensor, Variable
 
 if TYPE_CHECKING:
     from keras_optreg.optimizers.rule_optimizer import RuleOptimizer, Step
 
-ZEROS = 0.0
-"""A slot that starts at zero. Any other number starts it there."""
-WEIGHT = "weight"
-"""A slot that starts as a copy of its weight."""
-GRADIENT = "gradient"
-"""A slot that starts as the first gradient of its weight."""
-FILLED = (WEIGHT, GRADIENT)
-"""Starts that are known in the first step only."""
-
-
-class Scalar(NamedTuple):
-    """A slot that is one number a weight."""
-
-    start: float = ZEROS
-
-
-class Shaped(NamedTuple):
-    """A slot of zeros with a shape of its own: `shape(shape of the weight)`, or None where the weight has none."""
-
-    shape: Callable[[tuple[int, ...]], tuple[int, ...] | None]
-
-
-Start = float | str | Scalar | Shaped
 Pairs = list[tuple[Variable, Tensor]]
-
-
-@dataclass(eq=False)
-class Built:
-    """What a built optimizer has for its weights, besides what Keras's base class holds."""
-
-    plan: WeightPlan
-    slots: dict[str, list[Variable]]
-    shared: dict[str, Variable]
-    started: Variable | None
-    """1 for each weight that has had a gradient; only there when a slot starts as the weight or its gradient."""
-    multipliers: Variable | None
-    """The factor on the learning rate of each weight; only there when some were given."""
 
 
 class _Seen(NamedTuple):
@@ -65,15 +27,6 @@ class _Seen(NamedTuple):
     w: Tensor
     state: dict[str, Tensor]
     lr: Tensor
-
-
-def update_precision(dtype: Any) -> str:
-    """The dtype in which a weight is updated: float32 for 16-bit weights, otherwise its own.
-
-    A 16-bit average with a momentum of 0.999 does not move.
-    """
-    name = keras.backend.standardize_dtype(dtype)
-    return "float32" if name in ("float16", "bfloat16") or name.startswith("float8") else name
 
 
 def updates(
@@ -91,7 +44,7 @@ def updates(
         t: the number of this update, from 1.
         wd: weight decay.
     """
-    cls, built, weights = type(optimizer), optimizer.state, optimizer._trainable_variables
+    built, weights = optimizer.state, optimizer._trainable_variables
     own = optimizer.own_arguments()
     transforms = optimizer.gradient_transforms
     if transforms:
@@ -105,14 +58,13 @@ def updates(
     if built.shared:
         extra["shared"] = _next_shared(optimizer, seen(), lr, t, own)
         yield [(variable, extra["shared"][name]) for name, variable in built.shared.items()]
-    for one, i in zip(seen(), indices, strict=True):
-        if cls.takes_decay:
-            extra["wd"] = ops.cast(wd, one.w.dtype) if _decays(optimizer, i) else 0.0
-        step = cls.rule(*one[:3], lr=one.lr, t=ops.cast(t, one.w.dtype), **extra, **own)
+    for g, one, i in zip(grads, seen(), indices, strict=True):
+        step = _step(optimizer, one, i, t, wd, extra, own)
         delta = step.delta
         for transform in transforms:
             delta = transform.update(delta, one.g)
-        yield _finished(optimizer, i, one.w + delta, step, t)
+        touched = _touched(g) if built.plan.touched_only[i] else None
+        yield _finished(optimizer, i, one, one.w + delta, step, t, touched)
     if optimizer.use_ema:
         rest = [i for i in range(len(weights)) if i not in indices]
         yield [pair for i in rest for pair in _averaged(optimizer, i, value_of(weights[i]), t)]
@@ -120,6 +72,49 @@ def updates(
         now = ops.convert_to_tensor([float(i in indices) for i in range(len(weights))], "float32")
         yield [(built.started, ops.maximum(ops.convert_to_tensor(built.started), now))]
     yield optimizer.left_behind(indices)
+
+
+def row_updates(
+    optimizer: "RuleOptimizer",
+    g: Tensor,
+    i: int,
+    read: Callable[[Variable], Tensor],
+    lr: Tensor,
+    t: Tensor,
+    wd: Tensor,
+) -> Pairs:
+    """The update of some rows of one weight. `read` gives these rows of a variable, and `g` is their gradient.
+
+    For optimizers and weights that `is_by_rows` allows.
+    """
+    one = _seen_by_rule(optimizer, g, i, lr, wd, read)
+    step = _step(optimizer, one, i, t, wd, {}, optimizer.own_arguments())
+    return _finished(optimizer, i, one, one.w + step.delta, step, t, _touched(g), read)
+
+
+def is_by_rows(optimizer: "RuleOptimizer", i: int) -> bool:
+    """Whether nothing in the update of weight i looks beyond a row: no norm, no shared sum, no average."""
+    built, variable = optimizer.state, optimizer._trainable_variables[i]
+    clips = optimizer.clipnorm, optimizer.clipvalue, optimizer.global_clipnorm, optimizer.gradient_accumulation_steps
+    whole = (
+        any(clips) or optimizer.use_ema or optimizer.gradient_transforms or built.shared or built.started is not None
+    )
+    own = built.plan.penalties_of(i) or getattr(variable, "constraint", None) is not None
+    return built.plan.touched_only[i] and not whole and not own
+
+
+def _touched(g: Tensor) -> Tensor:
+    """1 for the rows of a gradient that are not all zero, shaped to go with it."""
+    return ops.any(g != 0, axis=tuple(range(1, len(g.shape))), keepdims=True)
+
+
+def _step(
+    optimizer: "RuleOptimizer", one: _Seen, i: int, t: Tensor, wd: Tensor, extra: dict[str, Any], own: dict[str, Any]
+) -> "Step":
+    cls = type(optimizer)
+    if cls.takes_decay:
+        extra = {**extra, "wd": ops.cast(wd, one.w.dtype) if _decays(optimizer, i) else 0.0}
+    return cls.rule(*one[:3], lr=one.lr, t=ops.cast(t, one.w.dtype), **extra, **own)
 
 
 def _transformed(transforms: Sequence[GradientTransform], g: Tensor, w: Tensor) -> Tensor:
@@ -139,29 +134,38 @@ def value_of(variable: Variable) -> Tensor:
     return ops.cast(value, update_precision(value.dtype))
 
 
-def _seen_by_rule(optimizer: "RuleOptimizer", g: Tensor, i: int, lr: Tensor, wd: Tensor) -> _Seen:
+def _seen_by_rule(
+    optimizer: "RuleOptimizer",
+    g: Tensor,
+    i: int,
+    lr: Tensor,
+    wd: Tensor,
+    read: Callable[[Variable], Tensor] = value_of,
+) -> _Seen:
     built = optimizer.state
-    w = value_of(optimizer._trainable_variables[i])
+    w = read(optimizer._trainable_variables[i])
     g = ops.cast(g, w.dtype)
     lr = ops.cast(lr, w.dtype)
     if built.multipliers is not None:
         lr = lr * ops.cast(ops.convert_to_tensor(built.multipliers)[i], w.dtype)
     for penalty in built.plan.coupled[i]:
         g = g + ops.cast(penalty.gradient(w), w.dtype)
-    state = state_of(optimizer, i, w, g)
+    state = state_of(optimizer, i, w, g, read)
     w = optimizer.resumed(w, state)
     if _decays(optimizer, i) and not type(optimizer).takes_decay:
         w = w - w * ops.cast(wd, w.dtype) * (1.0 if isinstance(optimizer.weight_decay, FullyDecoupled) else lr)
     return _Seen(g, w, state, lr)
 
 
-def state_of(optimizer: "RuleOptimizer", i: int, w: Tensor, g: Tensor) -> dict[str, Tensor]:
+def state_of(
+    optimizer: "RuleOptimizer", i: int, w: Tensor, g: Tensor, read: Callable[[Variable], Tensor] = value_of
+) -> dict[str, Tensor]:
     """The slots of a weight, those that start as the weight or its gradient filled.
 
     They are filled here because an assign in `build` is lost inside `fit` on TensorFlow.
     """
     built = optimizer.state
-    state = {name: ops.convert_to_tensor(s[i]) for name, s in built.slots.items() if s[i] is not None}
+    state = {name: read(s[i]) for name, s in built.slots.items() if s[i] is not None}
     for name, start in optimizer.slots.items():
         if start in FILLED:
             is_started = ops.convert_to_tensor(built.started)[i] > 0
@@ -184,14 +188,27 @@ def _next_shared(
     return cls.share(old, sums, lr=lr, t=t, **own)
 
 
-def _finished(optimizer: "RuleOptimizer", i: int, w: Tensor, step: "Step", t: Tensor) -> Pairs:
+def _finished(
+    optimizer: "RuleOptimizer",
+    i: int,
+    one: _Seen,
+    w: Tensor,
+    step: "Step",
+    t: Tensor,
+    touched: Tensor | None,
+    read: Callable[[Variable], Tensor] = value_of,
+) -> Pairs:
     built, variable = optimizer.state, optimizer._trainable_variables[i]
     proximal, constraint = built.plan.proximal[i], getattr(variable, "constraint", None)
     if proximal is not None:
         w = proximal.proximal(w, _proximal_step(proximal, w, step))
     if constraint is not None:
         w = constraint(w)
-    pairs = [(slot[i], step.state[name]) for name, slot in built.slots.items() if slot[i] is not None]
+    state = step.state
+    if touched is not None:
+        w = ops.where(touched, w, optimizer.resumed(read(variable), one.state))
+        state = {name: ops.where(touched, new, one.state[name]) for name, new in state.items()}
+    pairs = [(slot[i], state[name]) for name, slot in built.slots.items() if slot[i] is not None]
     averaged = _averaged(optimizer, i, w, t)
     if not any(target is variable for target, _ in averaged):
         pairs.append((variable, w))

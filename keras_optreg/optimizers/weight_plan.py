@@ -1,7 +1,7 @@
 """What each weight gets from the engine: decay, learning-rate multiplier, penalties. Resolved once, at build."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from keras_optreg import bounds, select
@@ -147,7 +147,7 @@ def _shapes(variables: Sequence[Variable]) -> list[list[int]]:
 
 
 class WeightPlan:
-    """One entry a weight: `decays`, `multipliers`, `coupled` penalties and the `proximal` one."""
+    """One entry a weight: `decays`, `multipliers`, `touched_only` rows, `coupled` penalties and the `proximal` one."""
 
     def __init__(
         self,
@@ -156,8 +156,10 @@ class WeightPlan:
         decays: Sequence[bool],
         multipliers: Sequence[tuple[tuple[int, ...], float]],
         penalties: Sequence[tuple[tuple[int, ...], Penalty]],
+        touched_only: Collection[int] = (),
     ):
         self.decays = list(decays)
+        self.touched_only = [i in touched_only for i in range(len(variables))]
         self.multipliers = [1.0] * len(variables)
         self.coupled: list[list[Penalty]] = [[] for _ in variables]
         self.proximal: list[Penalty | None] = [None for _ in variables]

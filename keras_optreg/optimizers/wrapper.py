@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_optreg.optimizers.update_order import update_precision
+from keras_optreg.optimizers.slots import update_precision
 from keras_optreg.typing import Tensor, Variable
 
 
