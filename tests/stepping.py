@@ -10,9 +10,9 @@ BACKEND = keras.backend.backend()
 MODES = {"tensorflow": ("eager", "graph", "jit"), "jax": ("eager", "jit"), "torch": ("eager",)}.get(BACKEND, ("eager",))
 
 
-def variables_of(weights, constraint=None, **kwargs):
-    """One Keras variable a weight, named so that selectors find a kernel and a bias."""
-    named = [(f"w{i}_{'kernel' if np.ndim(w) > 1 else 'bias'}", w) for i, w in enumerate(weights)]
+def variables_of(weights, constraint=None, kind=None, **kwargs):
+    """One Keras variable a weight, named so that selectors find a kernel and a bias; or all of one kind."""
+    named = [(f"w{i}_{kind or ('kernel' if np.ndim(w) > 1 else 'bias')}", w) for i, w in enumerate(weights)]
     variables = [keras.Variable(w, name=name, **kwargs) for name, w in named]
     for v in variables:
         v.constraint = constraint

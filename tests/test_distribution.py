@@ -12,7 +12,8 @@ import json, sys
 import numpy as np, tensorflow as tf, keras
 from keras import layers
 from keras_optreg import select
-from keras_optreg.optimizers import SGD, Nadam
+from keras_optreg.callbacks import EvaluateAtAverage
+from keras_optreg.optimizers import SGD, Adam, Lookahead, Nadam, Partition, ScheduleFreeAdamW
 from keras_optreg.regularizers import L1
 
 tf.config.set_logical_device_configuration(
@@ -24,6 +25,10 @@ CASES = {
         0.5, global_clipnorm=0.1, penalties=L1(1e-2), weight_decay=0.1, weight_decay_on=select.kernels()),
     "shared scalars, accumulation and average": lambda: Nadam(
         0.05, gradient_accumulation_steps=2, use_ema=True, ema_overwrite_frequency=3),
+    "an average to evaluate": lambda: ScheduleFreeAdamW(0.05, warmup_steps=3, weight_decay=0.1),
+    "slow weights around parts": lambda: Lookahead(Partition(
+        [(select.embeddings(), SGD(0.5, momentum=0.9, sparse="touched_rows"))],
+        rest=Adam(0.05, learning_rate_multipliers=[(select.biases(), 0.5)])), 3),
 }
 
 def train(make):
@@ -31,8 +36,10 @@ def train(make):
     tokens = keras.Input((3,), dtype="int32")
     model = keras.Sequential([tokens, layers.Embedding(7, 4), layers.Flatten(), layers.Dense(1)])
     model.compile(make(), "mse")
-    model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0)
-    return [np.array(w) for w in model.get_weights()]
+    averages = hasattr(model.optimizer, "to_average")
+    seen = model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, validation_data=(x, y),
+                     callbacks=[EvaluateAtAverage()] if averages else [])
+    return [np.array(w) for w in model.get_weights()] + [np.array(seen.history["val_loss"])]
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 out = {}
@@ -63,5 +70,5 @@ def test_two_replicas_equal_one_device():
     weight, updates = differences.pop("overflow")
     assert weight == pytest.approx(1 - 0.1 * 2.5)  # the mean gradient of the second batch
     assert updates == 1
-    assert len(differences) == 2
+    assert len(differences) == 4
     assert max(differences.values()) < 2e-6, differences

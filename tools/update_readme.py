@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 NUMBERS = ROOT / "docs" / "quickstart.json"
 FAMILIES = {
-    "optimizers": (kor.optimizers, keras.optimizers.Optimizer),
+    "optimizers": (kor.optimizers, object),
     "`optimizers.gradient_transforms`": (
         kor.optimizers.gradient_transforms,
         kor.optimizers.gradient_transforms.GradientTransform,
@@ -33,7 +33,7 @@ FAMILIES = {
 }
 FOR_AUTHORS = {
     *("Action", "FunctionSchedule", "Joined", "PenaltyRegularizer", "Probe", "RuleOptimizer", "Selector", "Writer"),
-    *("as_selector", "path_of", "GradientTransform", "Scalar", "Step"),
+    *("as_selector", "path_of", "GradientTransform", "Scalar", "Shaped", "Step"),
 }
 """What components are made of; CONTRIBUTING.md is about them."""
 COLUMNS = {"train": "train %", "validation": "validation %", "gap": "gap", "epochs": "epochs", "zeros": "zeros %"}
