@@ -76,6 +76,7 @@ CASES = {
 }
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 @pytest.mark.parametrize("name", CASES)
 def test_agrees_with_the_published_numbers(name):
     run, expected, tolerance = CASES[name]

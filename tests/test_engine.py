@@ -44,6 +44,7 @@ def test_weight_decay_on_a_selector(mode):
     assert_close(actual, by_hand(lambda i, w, g, t: w - LR * 0.3 * w * (i == KERNEL) - LR * g))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_weight_decay_follows_a_schedule_of_real_updates():
     schedule = keras.optimizers.schedules.InverseTimeDecay(0.3, 1, 1.0)
     actual, optimizer = run(lambda: SGD(LR, weight_decay=schedule), WEIGHTS, GRADIENTS)
@@ -52,6 +53,7 @@ def test_weight_decay_follows_a_schedule_of_real_updates():
     assert_close(run(lambda: restored, WEIGHTS, GRADIENTS)[0], actual, rtol=0, atol=0)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_exclude_from_weight_decay_works_by_path_and_is_saved():
     def make():
         optimizer = SGD(LR, weight_decay=0.3)
@@ -68,6 +70,7 @@ def test_exclude_from_weight_decay_works_by_path_and_is_saved():
         optimizer.exclude_from_weight_decay(var_names=["x"])
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_exclude_from_weight_decay_by_variable_and_of_everything():
     variables = variables_of(WEIGHTS)
     optimizer = SGD(LR, weight_decay=0.3)
@@ -78,12 +81,14 @@ def test_exclude_from_weight_decay_by_variable_and_of_everything():
     assert_close(values_of(variables), by_hand(lambda i, w, g, t: w - LR * g))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_learning_rate_multipliers_multiply_and_reach_the_decay():
     groups = [(select.kernels(), 0.5), (select.everything(), 0.1), (select.biases(), 0)]
     actual, _ = run(lambda: SGD(LR, weight_decay=0.3, learning_rate_multipliers=groups), WEIGHTS, GRADIENTS)
     assert_close(actual, by_hand(lambda i, w, g, t: w - LR * [0.05, 0.0][i] * (0.3 * w + g)))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_multiplier_reaches_the_rule_and_not_its_delta():
     """Adam's step does not depend on the scale of the gradient, so a multiplied gradient would change nothing."""
     actual, _ = run(lambda: Adam(LR, learning_rate_multipliers=[(select.kernels(), 0.5)]), WEIGHTS, GRADIENTS)
@@ -92,6 +97,7 @@ def test_a_multiplier_reaches_the_rule_and_not_its_delta():
     assert_close(actual, [half[KERNEL], full[BIAS]], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_clipping_each_way():
     def norm(x):
         return np.sqrt(np.sum(np.square(x)))
@@ -133,6 +139,7 @@ def test_a_single_penalty_is_proximal_and_acts_on_kernels(mode):
     np.testing.assert_array_equal(actual[KERNEL] == 0, expected[KERNEL] == 0)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_each_way_a_penalty_acts():
     cases = {
         "coupled L1": (L1(0.4).coupled(), lambda w, g: w - LR * (g + 0.4 * np.sign(w))),
@@ -145,6 +152,7 @@ def test_each_way_a_penalty_acts():
         assert_close(actual, by_hand(lambda i, w, g, t, u=update: u(w, g)))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_the_proximal_step_is_adams_metric():
     def adam_then_soft(g, w, s, t, lr):
         s["m"] = 0.9 * s.get("m", 0.0) + 0.1 * g
@@ -159,6 +167,7 @@ def test_the_proximal_step_is_adams_metric():
     assert_close(actual, run_reference(adam_then_soft, WEIGHTS, GRADIENTS, LR), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_weight_that_never_had_a_gradient_shrinks_by_twice_the_rate_at_most():
     """By the metric alone, α/ε, it would be zero at once."""
     w = np.array([[1.0, -2.0, 0.5]], "float32")
@@ -233,6 +242,7 @@ def test_ema_averages_the_constrained_weights_on_real_updates(mode):
     assert_close(values_of(variables), average)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_ema_overwrites_every_k_updates():
     actual, _ = run(lambda: SGD(LR, use_ema=True, ema_momentum=0.5, ema_overwrite_frequency=3), WEIGHTS, GRADIENTS)
     w, average = [x.astype("float64") for x in WEIGHTS], [0.0, 0.0]
@@ -244,6 +254,7 @@ def test_ema_overwrites_every_k_updates():
     assert_close(actual, w)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_constraint_acts_once_as_in_keras():
     """MinMaxNorm with rate < 1 is not idempotent, so applying it twice would show."""
 
@@ -258,6 +269,7 @@ def test_a_constraint_acts_once_as_in_keras():
     assert_close(values_of(ours), values_of(theirs), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_loss_scale_factor_is_divided_out():
     optimizer = SGD(LR, loss_scale_factor=8.0)
     assert float(optimizer.scale_loss(2.0)) == 16.0
@@ -265,6 +277,7 @@ def test_loss_scale_factor_is_divided_out():
     assert_close(run(lambda: optimizer, WEIGHTS, scaled)[0], by_hand(lambda i, w, g, t: w - LR * g))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_accumulation_holds_weights_and_everything_else_between_updates():
     variables = variables_of(WEIGHTS)
     optimizer = Adam(LR, gradient_accumulation_steps=3, weight_decay=0.1, use_ema=True)
@@ -367,6 +380,7 @@ def test_a_slot_that_starts_as_the_weight_and_a_rule_that_owns_its_iterate(mode)
     assert_close(actual, schedule_free_reference(GRADIENTS, LR, 0.9, 0.2))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_such_a_slot_starts_at_the_first_gradient_of_its_weight():
     gradients = [[GRADIENTS[0][0], None], [GRADIENTS[1][0], None], *GRADIENTS[2:]]
     with pytest.warns(UserWarning, match="Gradients do not exist"):

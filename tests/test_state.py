@@ -185,6 +185,7 @@ def built(optimizer, steps=0):
     return optimizer
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_checkpoint_of_the_same_optimizer_is_restored_to_the_bit():
     saved, fresh = built(Adam(0.1, use_ema=True), steps=3), built(Adam(0.2, use_ema=True))
     fresh.load_own_variables(stored(saved))
@@ -193,6 +194,7 @@ def test_a_checkpoint_of_the_same_optimizer_is_restored_to_the_bit():
     assert int(ops.convert_to_numpy(fresh.iterations)) == 3
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 @pytest.mark.parametrize("scheduled", [False, True])
 def test_a_rate_and_a_schedule_do_not_exchange_their_numbers(scheduled):
     schedule = kor.schedules.StepDecay(0.25, drop=0.5, every=100)
@@ -205,6 +207,7 @@ def test_a_rate_and_a_schedule_do_not_exchange_their_numbers(scheduled):
         np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_another_optimizers_state_is_left_alone_with_a_warning_that_names_both():
     saved, other = built(Adam(0.1), steps=2), built(RMSprop(0.3, momentum=0.9), steps=1)
     assert len(saved.variables) == len(other.variables)
@@ -217,6 +220,7 @@ def test_another_optimizers_state_is_left_alone_with_a_warning_that_names_both()
         Adam(0.1).load_own_variables(stored(saved))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_keras_own_checkpoint_of_the_same_method_is_restored():
     keras_s = keras.optimizers.Adam(0.1)
     variables = variables_of(START)
@@ -230,6 +234,7 @@ def test_keras_own_checkpoint_of_the_same_method_is_restored():
         np.testing.assert_array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b))
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_kerass_rate_is_not_taken_for_the_scale_of_a_schedule():
     kerass = keras.optimizers.Adam(1e-3)
     kerass.build(variables_of(START))
@@ -239,6 +244,7 @@ def test_kerass_rate_is_not_taken_for_the_scale_of_a_schedule():
     assert float(ops.convert_to_numpy(ours.learning_rate)) == 0.25
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_accumulation_of_another_length_is_another_state():
     """`iterations` is derived from the number of micro-batches."""
     saved = built(SGD(0.1, gradient_accumulation_steps=2), steps=3)
@@ -259,6 +265,7 @@ def test_under_loss_scaling_another_optimizers_state_is_refused(tmp_path):
             fresh.load_weights(tmp_path / "same.weights.h5")
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_scaled_schedule_keeps_its_scale_in_the_config():
     optimizer = SGD(kor.schedules.StepDecay(0.5, drop=0.5, every=100))
     optimizer.learning_rate = 0.125
