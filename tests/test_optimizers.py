@@ -339,6 +339,19 @@ def test_every_optimizer_has_a_row():
     assert public == {type(c.make(LR)) for c in CASES}
 
 
+def test_every_optimizer_is_one_screen_and_its_rule_less():
+    """A longer file means that the machine underneath lacks something."""
+    import inspect
+    from pathlib import Path
+
+    for kind in {type(case.make(LR)) for case in CASES} | {optimizers.Lookahead, optimizers.Partition}:
+        lines = Path(inspect.getfile(kind)).read_text(encoding="utf-8").splitlines()
+        assert len(lines) < 120, kind
+        if issubclass(kind, RuleOptimizer):
+            rule = inspect.getsource(kind.rule)
+            assert len(rule[rule.index('"""') :].splitlines()) < 25, kind
+
+
 def test_a_wrong_kind_of_learning_rate_says_what_is_wanted():
     with pytest.raises(
         ValueError, match=re.escape("The `learning_rate` of Adam should be a number, a schedule or a callable")

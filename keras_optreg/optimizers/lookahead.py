@@ -36,7 +36,6 @@ class Lookahead(Averaged, Wrapper):
             updates and its options stay its own.
         sync_period: k >= 1, in updates. 6 as in TensorFlow Addons; 5 and 10 in the paper.
         slow_step_size: α in [0, 1]. 0.5 as in the paper.
-        name: its name.
 
     Raises:
         ValueError: for a number outside its range; for an inner optimizer that averages itself (Schedule-Free,
@@ -57,14 +56,12 @@ class Lookahead(Averaged, Wrapper):
     after it, too. Cost: a copy of the weights, and one pass over them every k steps.
     """
 
+    bounds = {"sync_period": Interval(1, float("inf")), "slow_step_size": CLOSED_FRACTION}
+
     def __init__(
         self, inner_optimizer: Any, sync_period: int = 6, slow_step_size: float = 0.5, name: str | None = None
     ):
-        check(
-            "Lookahead",
-            {"sync_period": sync_period, "slow_step_size": slow_step_size},
-            {"sync_period": Interval(1, float("inf")), "slow_step_size": CLOSED_FRACTION},
-        )
+        check("Lookahead", {"sync_period": sync_period, "slow_step_size": slow_step_size}, self.bounds)
         inner = keras.optimizers.get(inner_optimizer)
         super().__init__([inner], name)
         self.inner_optimizer, self.sync_period, self.slow_step_size = inner, sync_period, slow_step_size
@@ -76,8 +73,8 @@ class Lookahead(Averaged, Wrapper):
             )
         if any(is_proximal(penalty) for part in parts for _, penalty in getattr(part, "penalties", ())):
             warnings.warn(
-                "Lookahead mixes weights that a proximal penalty sets to zero with slow weights that are not: zeros "
-                "are exact only where the slow weights were zero all along.",
+                "Lookahead mixes zeros of a proximal penalty with slow weights that are none: zeros are exact only "
+                "where the slow weights were zero all along.",
                 stacklevel=2,
             )
 
@@ -91,13 +88,17 @@ class Lookahead(Averaged, Wrapper):
 
     def _apply(self, grads, variables):
         # Filled here: an assign in `build` is lost inside `fit` on TensorFlow.
-        starts = [(slow, value_of(v)) for v, slow in self._slow()]
-        assign_if(ops.equal(self.is_started, 0), lambda: [*starts, (self.is_started, ops.ones(()))])
+        assign_if(ops.equal(self.is_started, 0), self._start)
         self.inner_optimizer.apply(grads, variables)
-        is_due = ops.equal(ops.mod(self.iterations, self.sync_period), 0)
-        assign_if(is_due, lambda: [pair for (v, slow), (_, new) in zip(self._slow(), self.averages(), strict=True)
-                                   for pair in ((slow, new), (v, new))])  # fmt: skip
+        assign_if(ops.equal(ops.mod(self.iterations, self.sync_period), 0), self._synchronised)
         self.at_average.assign(ops.zeros(()))
+
+    def _start(self) -> Pairs:
+        return [*((slow, value_of(v)) for v, slow in self._slow()), (self.is_started, ops.ones(()))]
+
+    def _synchronised(self) -> Pairs:
+        new = [w for _, w in self.averages()]
+        return [pair for (v, slow), w in zip(self._slow(), new, strict=True) for pair in ((slow, w), (v, w))]
 
     def _slow(self) -> Pairs:
         return [(v, s) for v, s in zip(self._trainable_variables, self.slow, strict=True) if s is not None]
@@ -113,8 +114,8 @@ class Lookahead(Averaged, Wrapper):
         return []  # a file keeps no other weights than those in the model: training goes on from there
 
     def get_config(self) -> dict[str, Any]:
-        own = {"sync_period": self.sync_period, "slow_step_size": self.slow_step_size}
-        return {**super().get_config(), "inner_optimizer": serialize(self.inner_optimizer), **own}
+        own = {"sync_period": self.sync_period, "slow_step_size": self.slow_step_size, "name": self.name}
+        return {"inner_optimizer": serialize(self.inner_optimizer), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Lookahead":

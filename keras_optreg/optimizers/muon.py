@@ -75,7 +75,7 @@ class Muon(RuleOptimizer):
     Differs: `keras.optimizers.Muon` brings an Adam of its own for the weights it leaves out, with arguments for it, and
     chooses them by name and rank; on a matrix both agree. In float32, where Jordan's code has bfloat16. A filter is
     one matrix, its window among the inputs; the kernels of `MultiHeadAttention`, (inputs, heads, size), are seen as
-    (inputs · heads, size). Cost, at a step of Adam's: `benchmarks/matrix_cost.py`.
+    (inputs · heads, size). Cost: `benchmarks/matrix_cost.py`.
 
     Reference:
         Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; Liu et al., "Muon is scalable
@@ -83,11 +83,7 @@ class Muon(RuleOptimizer):
     """
 
     slots = {"m": ZEROS}
-    bounds = {
-        "momentum": FRACTION,
-        "newton_schulz_steps": Interval(1, float("inf")),
-        "update_rms": NON_NEGATIVE,
-    }
+    bounds = {"momentum": FRACTION, "newton_schulz_steps": Interval(1, float("inf")), "update_rms": NON_NEGATIVE}
     rule = staticmethod(muon)
     elementwise = False
 
@@ -101,12 +97,8 @@ class Muon(RuleOptimizer):
         update_rms: float = 0.2,
         **options: Unpack[BaseOptions],
     ):
-        own = {
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "newton_schulz_steps": newton_schulz_steps,
-            "update_rms": update_rms,
-        }
+        own = {"momentum": momentum, "nesterov": nesterov}
+        own |= {"newton_schulz_steps": newton_schulz_steps, "update_rms": update_rms}
         super().__init__(learning_rate, own=own, **options)
 
     def build(self, variables: Sequence[Variable]) -> None:

@@ -22,7 +22,6 @@ class Partition(Wrapper):
     Args:
         parts: (selector, optimizer) pairs. The first match wins.
         rest: the optimizer of all other weights. None where the selectors match every weight.
-        name: its name.
 
     The learning rate, the count of updates and the option `gradient_accumulation_steps` are the first part's; setting
     the learning rate multiplies those of the others by the same factor. `clipnorm` and `global_clipnorm` of an
@@ -42,8 +41,7 @@ class Partition(Wrapper):
         >>> [round(keras.ops.convert_to_numpy(v).item(), 4) for v in (kernel, bias)]
         [0.8, 0.0]
 
-    Differs: `keras.optimizers.MultiOptimizer` takes regular expressions or a function, and has no learning rate, so
-    callbacks that set one fail with it. `tfa.optimizers.MultiOptimizer` took (optimizer, layers) pairs.
+    Differs: `keras.optimizers.MultiOptimizer` takes regular expressions, and has no learning rate to set.
     """
 
     def __init__(self, parts: Sequence[tuple[Selector, Any]], rest: Any = None, name: str | None = None):
@@ -108,17 +106,13 @@ class Partition(Wrapper):
         return [(optimizer, optimizer._trainable_variables) for optimizer in self.optimizers if optimizer.built]
 
     def get_config(self) -> dict[str, Any]:
-        pairs = zip(self._selectors, self.optimizers, strict=False)
-        rest = self.optimizers[len(self._selectors) :]
-        config = {"parts": [[serialize(s), serialize(o)] for s, o in pairs], "rest": serialize(*rest) if rest else None}
-        return {**super().get_config(), **config, "built_with": self._remembered()}
+        parts = [[serialize(s), serialize(o)] for s, o in zip(self._selectors, self.optimizers, strict=False)]
+        [rest] = self.optimizers[len(parts) :] or [None]
+        return {"parts": parts, "rest": serialize(rest), "built_with": self._remembered(), "name": self.name}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Partition":
-        config = dict(config)
-        built_with = config.pop("built_with", None)
-        parts = [tuple(deserialize(thing, custom_objects) for thing in pair) for pair in config.pop("parts")]
-        rest = config.pop("rest")
-        optimizer = cls(parts, deserialize(rest, custom_objects) if rest else None, **config)
-        optimizer._built_with = (built_with,) if built_with else ()
+        parts = [tuple(deserialize(thing, custom_objects) for thing in pair) for pair in config["parts"]]
+        optimizer = cls(parts, deserialize(config["rest"], custom_objects), config["name"])
+        optimizer._built_with = (config["built_with"],) if config.get("built_with") else ()
         return optimizer

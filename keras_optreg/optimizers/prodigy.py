@@ -91,9 +91,6 @@ class Prodigy(RuleOptimizer):
 
     Differs: follows Algorithm 4, where a step uses the distance of the last one throughout; the authors' code has the
     new one beside ε. No correction of bias, as in both.
-
-    Reference:
-        Mishchenko & Defazio, "Prodigy: an expeditiously adaptive parameter-free learner", 2024, arXiv:2306.06101.
     """
 
     slots = {"m": ZEROS, "v": ZEROS, "s": ZEROS, "w0": WEIGHT}

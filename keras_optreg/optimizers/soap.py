@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_optreg.bounds import FRACTION, NON_NEGATIVE, Interval
-from keras_optreg.optimizers.matrices import as_matrix, eigenvectors, matrix_shape, power_iteration
+from keras_optreg.optimizers.matrices import as_matrix, matrix_shape, next_basis, rotated, rotated_back
 from keras_optreg.optimizers.moments import moving_average
 from keras_optreg.optimizers.rule_optimizer import ZEROS, RuleOptimizer, Scalar, Shaped, Step
 from keras_optreg.typing import BaseOptions, Tensor
@@ -30,42 +30,13 @@ def soap(
     """Algorithm 3; the first gradient of a weight gives its basis and moves nothing, as in the authors' code."""
     n, is_first = state["n"], ops.equal(state["n"], 0)
     m = ops.where(is_first, state["m"], moving_average(state["m"], g, beta_1))
-    v = ops.where(is_first, state["v"], moving_average(state["v"], ops.square(_rotated(g, state)), beta_2))
+    v = ops.where(is_first, state["v"], moving_average(state["v"], ops.square(rotated(g, state)), beta_2))
     steps = ops.maximum(n, 1.0)
     alpha = lr * ops.sqrt(1 - ops.power(beta_2, steps)) / (1 - ops.power(beta_1, steps))
-    step = _rotated_back(_rotated(m, state) / (ops.sqrt(v) + epsilon), state)
+    step = rotated_back(rotated(m, state) / (ops.sqrt(v) + epsilon), state)
     is_due = ops.logical_and(ops.logical_not(is_first), ops.equal(ops.mod(n, precondition_every), 0))
-    basis = _next_basis(as_matrix(g), state, beta_2, is_first, is_due)
+    basis = next_basis(as_matrix(g), state, beta_2, is_first, is_due)
     return Step(ops.where(is_first, 0.0, -alpha * step), {"m": m, "v": v, "n": n + 1, **basis})
-
-
-def _rotated(x: Tensor, state: Tensors) -> Tensor:
-    y = as_matrix(x)
-    y = ops.matmul(ops.transpose(state["q_left"]), y) if "q_left" in state else y
-    y = ops.matmul(y, state["q_right"]) if "q_right" in state else y
-    return ops.reshape(y, x.shape)
-
-
-def _rotated_back(x: Tensor, state: Tensors) -> Tensor:
-    y = as_matrix(x)
-    y = ops.matmul(state["q_left"], y) if "q_left" in state else y
-    y = ops.matmul(y, ops.transpose(state["q_right"])) if "q_right" in state else y
-    return ops.reshape(y, x.shape)
-
-
-def _next_basis(g: Tensor, state: Tensors, beta_2: float, is_first: Tensor, is_due: Tensor) -> Tensors:
-    """The two covariances and their eigenvectors: exactly for the first gradient, then by power iterations."""
-    new = {}
-    for side, x in (("left", g), ("right", ops.transpose(g))):
-        if (q_name := f"q_{side}") in state:
-            p = new[f"p_{side}"] = moving_average(state[f"p_{side}"], ops.matmul(x, ops.transpose(x)), beta_2)
-            q = state[q_name]
-            new[q_name] = ops.cond(
-                is_first,
-                lambda p=p: eigenvectors(p),
-                lambda p=p, q=q: ops.cond(is_due, lambda: power_iteration(p, q), lambda: ops.copy(q)),
-            )
-    return new
 
 
 @keras.saving.register_keras_serializable("keras_optreg")
@@ -88,8 +59,7 @@ class SOAP(RuleOptimizer):
         beta_2: β₂ in [0, 1). 0.95 as in the paper.
         epsilon: ε >= 0, beside √v before its correction. 1e-8 as in the paper.
         precondition_every: updates between two changes of the basis, >= 1. 10 as in the paper.
-        max_size: a side longer than this keeps its own axes, >= 1. 10000 as in the authors' code; on a CPU a
-            decomposition of 1000 takes seconds, so take less.
+        max_size: a side longer than this keeps its own axes, >= 1. 10000 as in the authors' code.
         **options: what all optimizers take, see `SGD`. The paper uses `weight_decay=1e-4`. No proximal penalties: in
             another basis they have another map.
 
@@ -105,13 +75,9 @@ class SOAP(RuleOptimizer):
         >>> [round(float(x), 3) for x in keras.ops.convert_to_numpy(w).ravel()]
         [1.0, 1.9, 1.9, 1.0]
 
-    Differs: the paper's Algorithm 3 without the sorting of eigenvectors that the authors' code does between power
-    iterations. Vectors get Adam, as there; filters are one matrix, their window among the inputs. Where a covariance
-    has directions without any gradient, the basis there depends on the backend, and so do later steps along them.
-    Memory: Adam's, and two square matrices a side. Cost, at a step of Adam's: `benchmarks/matrix_cost.py`.
-
-    Reference:
-        Vyas et al., "SOAP: improving and stabilizing Shampoo using Adam", 2024, arXiv:2409.11321.
+    Differs: Algorithm 3 without the sorting between power iterations that the authors' code does. Vectors get Adam, as
+    there; filters are one matrix, their window among the inputs. Along directions without any gradient the basis
+    depends on the backend. Memory: Adam's, and two square matrices a side. Cost: `benchmarks/matrix_cost.py`.
     """
 
     bounds = {

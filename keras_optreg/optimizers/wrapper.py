@@ -96,6 +96,8 @@ class Wrapper(keras.optimizers.Optimizer):
 
     def apply(self, grads: Sequence[Tensor], trainable_variables: Sequence[Variable] | None = None) -> None:
         """Update the weights. `grads` match `trainable_variables`, or the variables the optimizer was built with."""
+        if not grads:
+            return
         if trainable_variables is None and not self.built:
             raise ValueError(
                 f"{type(self).__name__}.apply(grads) was called before the optimizer was built. Call "
@@ -137,6 +139,3 @@ class Wrapper(keras.optimizers.Optimizer):
             return
         for i, variable in enumerate(self._variables):
             variable.assign(store[str(i)])
-
-    def get_config(self) -> dict[str, Any]:
-        return {"name": self.name}

@@ -87,13 +87,15 @@ class EvaluateAtAverage(keras.callbacks.Callback):
         waiting = [o for o in self._optimizers() if o.built and not o.is_at_average()]
         if not waiting:
             return
+        norms = self._norms()
         weights = [(o, [(v, _copy(v)) for v in o._trainable_variables]) for o in waiting]
-        states = [(v, _copy(v)) for v in self.model.non_trainable_variables]
+        states = [(v, _copy(v)) for v in self.model.non_trainable_variables] if norms else []
         for optimizer in waiting:
             optimizer.to_average()
         if any(optimizer.is_at_average() for optimizer in waiting):  # not before the first update
             self._kept = weights, states
-            self._normalise(states)
+            if norms:
+                self._normalise(norms, states)
 
     def _leave(self) -> None:
         if self._kept is None:
@@ -105,38 +107,41 @@ class EvaluateAtAverage(keras.callbacks.Callback):
         for variable, value in states:
             variable.assign(value)
 
-    def _normalise(self, before: list[Any]) -> None:
-        """The statistics of batch normalisation at the weights that the model has now."""
-        layers = [
+    def _norms(self) -> list[Any]:
+        """The layers whose statistics are to be computed anew."""
+        norms = [
             layer
             for layer in self.model._flatten_layers()
             if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable and layer.built
         ]
-        if not layers:
-            return
-        if self.batch_norm_data is None:
+        if norms and self.batch_norm_data is None:
             warnings.warn(
-                f"The batch normalisation of {layers[0].name} has statistics of other weights than those that "
-                "are evaluated. Give some training inputs: EvaluateAtAverage(batch_norm_data=x_train[:2048]).",
+                f"The batch normalisation of {norms[0].name} has statistics of other weights than those that are "
+                "evaluated. Give some training inputs: EvaluateAtAverage(batch_norm_data=x_train[:2048]).",
                 stacklevel=2,
             )
-            return
-        momenta = [layer.momentum for layer in layers]
+            return []
+        return norms
+
+    def _normalise(self, norms: list[Any], before: list[Any]) -> None:
+        """Statistics of batch normalisation at the weights that the model has now."""
+        momenta = [layer.momentum for layer in norms]
+        n = 0
         try:
-            n = -1
-            for n, batch in enumerate(self._batches()):
-                for layer in layers:
+            for batch in self._batches():
+                for layer in norms:
                     layer.momentum = n / (n + 1)  # so that the moving mean is the mean of all batches
                 self.model(batch, training=True)
-            if n < 0:
-                raise ValueError(
-                    "EvaluateAtAverage: batch_norm_data gave no batch. An iterator can be gone through once only; give "
-                    "arrays or a dataset."
-                )
+                n += 1
         finally:
-            for layer, momentum in zip(layers, momenta, strict=True):
+            for layer, momentum in zip(norms, momenta, strict=True):
                 layer.momentum = momentum
-        own = {id(v) for layer in layers for v in (layer.moving_mean, layer.moving_variance)}
+        if n == 0:
+            raise ValueError(
+                "EvaluateAtAverage: batch_norm_data gave no batch. An iterator can be gone through once only; give "
+                "arrays or a dataset."
+            )
+        own = {id(v) for layer in norms for v in (layer.moving_mean, layer.moving_variance)}
         for variable, value in before:  # a forward pass moves seeds and other states, too
             if id(variable) not in own:
                 variable.assign(value)
