@@ -32,23 +32,20 @@ class Lookahead(Averaged, Wrapper):
     In between, the weights to evaluate are what the slow ones would become, φ + α·(θ − φ).
 
     Args:
-        inner_optimizer: any optimizer, of this package or Keras's; or its name. Its learning rate, its count of
-            updates and its options stay its own.
+        inner_optimizer: any optimizer, of this package or Keras's; or its name. Its rate and options stay its own.
         sync_period: k >= 1, in updates. 6 as in TensorFlow Addons; 5 and 10 in the paper.
         slow_step_size: α in [0, 1]. 0.5 as in the paper.
 
     Raises:
-        ValueError: for a number outside its range; for an inner optimizer that averages itself (Schedule-Free,
-            `use_ema`), or rebuilds the weights from a copy of its own (`MADGRAD`, `COCOB`), which would undo the step
-            back; for one under loss scaling, which goes outside.
+        ValueError: for a number outside its range; for an inner optimizer that averages itself or rebuilds the weights
+            from a copy of its own (`MADGRAD`, `COCOB`), or is under loss scaling, which goes outside.
 
     Example:
         >>> import keras
         >>> from keras_optreg.optimizers import SGD
         >>> w = keras.Variable([1.0])
         >>> optimizer = Lookahead(SGD(0.25), sync_period=2)
-        >>> for _ in range(2):                      # SGD alone: 1 → 0.5 → 0.25
-        ...     optimizer.apply([2 * w], [w])
+        >>> for _ in range(2): optimizer.apply([2 * w], [w])          # SGD alone: 1 → 0.5 → 0.25
         >>> keras.ops.convert_to_numpy(w).tolist()
         [0.625]
 
