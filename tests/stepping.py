@@ -52,16 +52,20 @@ def stepper(optimizer, variables, mode="eager"):
     return step
 
 
-def minimise(optimizer, variables, gradients, steps):
-    """Take many steps on a function whose `gradients(*values)` are given, in one compiled loop where there is one."""
+def minimise(optimizer, variables, gradients, steps, counted=False):
+    """Take many steps on a function whose `gradients(*values)` are given, in one compiled loop where there is one.
+
+    With `counted` it is another function at each step: `gradients(step, *values)`, steps from 0.
+    """
     optimizer.build(variables)
+    at = gradients if counted else lambda step, *values: gradients(*values)
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
         @tf.function(autograph=False)
         def loop():
             def body(i):
-                optimizer.apply(gradients(*[ops.convert_to_tensor(v) for v in variables]), variables)
+                optimizer.apply(at(i, *[ops.convert_to_tensor(v) for v in variables]), variables)
                 return [i + 1]
 
             tf.while_loop(lambda i: i < steps, body, [0])
@@ -70,17 +74,17 @@ def minimise(optimizer, variables, gradients, steps):
     elif BACKEND == "jax":
         import jax
 
-        def body(_, carry):
+        def body(i, carry):
             weights, state = carry
-            return tuple(map(list, optimizer.stateless_apply(state, gradients(*weights), weights)))
+            return tuple(map(list, optimizer.stateless_apply(state, at(i, *weights), weights)))
 
         start = [v.value for v in variables], [v.value for v in optimizer.variables]
         weights, state = jax.jit(lambda carry: jax.lax.fori_loop(0, steps, body, carry))(start)
         for v, value in zip([*variables, *optimizer.variables], [*weights, *state], strict=True):
             v.assign(value)
     else:
-        for _ in range(steps):
-            optimizer.apply([ops.stop_gradient(g) for g in gradients(*[v.value for v in variables])], variables)
+        for i in range(steps):
+            optimizer.apply([ops.stop_gradient(g) for g in at(i, *[v.value for v in variables])], variables)
 
 
 def run(make, weights, gradients, mode="eager", **variable_options):
