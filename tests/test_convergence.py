@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from cases.convergence import ROWS
 from keras import ops
-from stepping import MODES, minimise, problem, run, values_of, variables_of
+from stepping import BACKEND, MODES, minimise, problem, run, values_of, variables_of
 
 from keras_optreg import optimizers
 from keras_optreg.optimizers import (
@@ -242,6 +242,7 @@ def gradients_of_losses(w, r):
     return [ops.matmul(hessian, w - solution), ops.concatenate([2 * (x - 1) - 400 * x * bend, 200 * bend], axis=1)]
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="thousands of eager steps; the rules are compared one by one")
 @pytest.mark.parametrize("name", ROWS)
 def test_solves_a_quadratic_and_rosenbrock(name):
     """One run for both, the second from its usual start (−1.2, 1), as a matrix of one row for methods of matrices."""
@@ -425,7 +426,6 @@ def test_is_a_formula_where_its_memory_is_switched_off(name):
 
 
 @op_by_op
-@pytest.mark.xfail(reason="moving_average(old, new, 0) is old + (new - old), which rounds to 0 where new is small")
 def test_with_both_betas_0_a_step_is_the_rate_whatever_came_before():
     """The second gradient's square is below the rounding of the first one's."""
     [w], _ = run(

@@ -39,7 +39,8 @@ def adopt(
 class ADOPT(RuleOptimizer):
     """Adam in another order: the gradient is divided by the mean square of those before it, then averaged.
 
-    When to use it: where Adam diverges or depends on β₂; it converges at the best rate with any.
+    When to use it: where Adam diverges or depends on β₂; it converges at the best rate with any, though with a small β₂
+    the clipping slows rare large gradients down for long.
 
     Equations (v₀ = g₀², which moves no weight; then t = 1, 2, …):
 

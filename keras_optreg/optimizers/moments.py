@@ -3,14 +3,21 @@
 m, v: exponential moving averages of the gradient and of its square; v̂_max: the largest v so far (AMSGrad).
 """
 
+from typing import Any
+
 from keras import ops
 
 from keras_optreg.optimizers.rule_optimizer import Step
 from keras_optreg.typing import Tensor
 
 
-def moving_average(old: Tensor, new: Tensor, beta: float) -> Tensor:
-    """β·old + (1 − β)·new, in the form that rounds least when old ≈ new."""
+def moving_average(old: Tensor, new: Tensor, beta: Any) -> Tensor:
+    """β·old + (1 − β)·new; for the usual β, in the form that rounds least when old ≈ new.
+
+    With β = 0 that form would lose a new value that is small beside the old one.
+    """
+    if isinstance(beta, int | float) and beta < 0.5:
+        return beta * old + (1 - beta) * new
     return old + (new - old) * (1 - beta)
 
 

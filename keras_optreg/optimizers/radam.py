@@ -60,7 +60,8 @@ class RAdam(RuleOptimizer):
         w ← w − α·m/(1 − β₁ᵗ)                            otherwise: with β₂ = 0.999, in the first 5 steps
 
     Args:
-        learning_rate: number >= 0, schedule or callable.
+        learning_rate: number >= 0, schedule or callable. The steps that are not rectified are gradient descent with
+            momentum at this rate: where gradients are large, begin with a small one.
         beta_1: β₁ in [0, 1). 0.9 as in the paper.
         beta_2: β₂ in [0, 1). 0.999 as in the paper. At 2/3 and below ρ never reaches 5.
         epsilon: ε >= 0.

@@ -33,8 +33,6 @@ def rmsprop(
     if momentum == 0:
         return Step(-c * g, new, metric=c, reach=reach)
     new["u"] = momentum * state["u"] + c * g
-    if momentum == 1:
-        return Step(-new["u"], new)
     return Step(-new["u"], new, *(None if step is None else step / (1 - momentum) for step in (c, reach)))
 
 
