@@ -22,6 +22,7 @@ from keras_optreg.optimizers.proximal import ProximalAdagrad, ProximalSGD
 from keras_optreg.optimizers.radam import RAdam
 from keras_optreg.optimizers.rmsprop import RMSprop
 from keras_optreg.optimizers.rule_optimizer import GRADIENT, WEIGHT, ZEROS, RuleOptimizer, Scalar, Step
+from keras_optreg.optimizers.sam import SAM
 from keras_optreg.optimizers.sgd import SGD
 from keras_optreg.optimizers.yogi import Yogi
 
@@ -33,6 +34,7 @@ __all__ = [
     "LARS",
     "MADGRAD",
     "MARS",
+    "SAM",
     "SGD",
     "WEIGHT",
     "ZEROS",
