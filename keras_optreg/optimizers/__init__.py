@@ -27,6 +27,7 @@ from keras_optreg.optimizers.proximal import ProximalAdagrad, ProximalSGD
 from keras_optreg.optimizers.radam import RAdam
 from keras_optreg.optimizers.rmsprop import RMSprop
 from keras_optreg.optimizers.rule_optimizer import GRADIENT, WEIGHT, ZEROS, RuleOptimizer, Scalar, Shaped, Step
+from keras_optreg.optimizers.sam import SAM
 from keras_optreg.optimizers.schedule_free_adamw import ScheduleFreeAdamW
 from keras_optreg.optimizers.schedule_free_sgd import ScheduleFreeSGD
 from keras_optreg.optimizers.sgd import SGD
@@ -42,6 +43,7 @@ __all__ = [
     "LARS",
     "MADGRAD",
     "MARS",
+    "SAM",
     "SGD",
     "SOAP",
     "WEIGHT",
