@@ -15,8 +15,11 @@ class Interval:
     high: float
     low_included: bool = True
     high_included: bool = False
+    is_count: bool = False
 
     def __contains__(self, value: float) -> bool:
+        if self.is_count and value != int(value):
+            return False
         above = value >= self.low if self.low_included else value > self.low
         below = value <= self.high if self.high_included else value < self.high
         return above and below
@@ -30,6 +33,8 @@ CLOSED_FRACTION = Interval(0, 1, high_included=True)
 POSITIVE_FRACTION = Interval(0, 1, low_included=False, high_included=True)
 POSITIVE = Interval(0, inf, low_included=False)
 NON_NEGATIVE = Interval(0, inf)
+COUNT = Interval(0, inf, is_count=True)
+POSITIVE_COUNT = Interval(1, inf, is_count=True)
 
 
 def is_number(value: Any) -> bool:
@@ -46,6 +51,5 @@ def check(owner: str, values: Mapping[str, Any], bounds: Mapping[str, Interval])
     """
     for name, interval in bounds.items():
         if not is_number(values[name]) or values[name] not in interval:
-            raise ValueError(
-                f"The `{name}` of {owner} must be a number in {interval}. Received: {name}={values[name]!r}"
-            )
+            kind = "an integer" if interval.is_count else "a number"
+            raise ValueError(f"The `{name}` of {owner} must be {kind} in {interval}. Received: {name}={values[name]!r}")

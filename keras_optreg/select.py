@@ -13,6 +13,7 @@ It is evaluated once, when an optimizer or `attach` meets the variables, never i
 """
 
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -90,7 +91,18 @@ class Selector:
                 f"{purpose}: {self!r} matches none of the weights. A selector must match at least one; "
                 f"`select.matching(regex)` searches these paths: {shown or '(no weights at all)'}"
             )
+        for excepted in self.among(variables).exceptions():
+            if not excepted.positions(variables):
+                warnings.warn(
+                    f"{purpose}: {excepted!r} matches none of the weights, so ~{excepted!r} leaves nothing out. Paths "
+                    f"are like {path_of(variables[0])}; `(^|/)name/` finds a layer wherever it stands.",
+                    stacklevel=2,
+                )
         return found
+
+    def exceptions(self) -> list["Selector"]:
+        """The selectors under a `~`, wherever they stand in this one."""
+        return []
 
     def __and__(self, other: "Selector") -> "Selector":
         return _Both(self, as_selector(other))
@@ -235,6 +247,9 @@ class _Pair(Selector):
     def among(self, variables: Sequence[Any]) -> Selector:
         return type(self)(self.left.among(variables), self.right.among(variables))
 
+    def exceptions(self) -> list[Selector]:
+        return self.left.exceptions() + self.right.exceptions()
+
     def __repr__(self) -> str:
         return f"({self.left!r} {self.symbol} {self.right!r})"
 
@@ -273,6 +288,9 @@ class _Not(Selector):
     def selects(self, variable: Any) -> bool:
         return not self.selector.selects(variable)
 
+    def exceptions(self) -> list[Selector]:
+        return [self.selector]
+
     def __repr__(self) -> str:
         return f"~{self.selector!r}"
 
@@ -310,7 +328,7 @@ def biases() -> Selector:
 
 
 def matching(regex: str) -> Selector:
-    """Weights in whose path the regular expression is found (`re.search`), e.g. `matching("^head/")`."""
+    """Weights in whose path the regular expression is found (`re.search`), e.g. `matching("(^|/)head/")`."""
     return _Matching(regex)
 
 

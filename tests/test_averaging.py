@@ -88,8 +88,8 @@ def test_validation_and_checkpoints_see_the_average_and_training_does_not(tmp_pa
 def test_without_the_callback_the_end_of_fit_is_at_the_average_and_warns_once():
     points = Points(2)
     model = linear(ScheduleFreeSGD(RATE, BETA))
-    with pytest.warns(UserWarning, match="Validation and checkpoints during this training used the weights at which "
-                      "ScheduleFreeSGD takes gradients.*EvaluateAtAverage()"):  # fmt: skip
+    with pytest.warns(UserWarning, match="ScheduleFreeSGD: validation and checkpoints of this fit used the "
+                      "weights at which gradients are taken.*EvaluateAtAverage()"):  # fmt: skip
         fit(model, 1)
     np.testing.assert_allclose(kernel(model), points.x[0], rtol=1e-4, atol=1e-6)
     fit(model, 1)  # no second warning: they are errors here
@@ -97,11 +97,44 @@ def test_without_the_callback_the_end_of_fit_is_at_the_average_and_warns_once():
     assert np.abs(kernel(model) - points.x[1]).max() < 0.2 * np.abs(points.x[1] - points.x[0]).max()
 
 
+@pytest.mark.parametrize("with_callback", [True, False])
+@pytest.mark.parametrize("kind", ["ScheduleFreeSGD", "Lookahead"])
+def test_a_second_fit_goes_on_from_the_training_point(kind, with_callback):
+    """With the callback as if never stopped; without it but for the point of one gradient."""
+
+    def made():
+        return ScheduleFreeSGD(RATE, BETA) if kind == "ScheduleFreeSGD" else Lookahead(SGD(RATE, 0.9), 4, 0.3)
+
+    unbroken, broken = linear(made()), linear(made())
+    fit(unbroken, 4, [EvaluateAtAverage()])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*validation and checkpoints of this fit")
+        for _ in range(4):
+            fit(broken, 1, [EvaluateAtAverage()] if with_callback else [])
+    moved = np.abs(kernel(unbroken) - kernel(linear(made()))).max()
+    difference = np.abs(kernel(broken) - kernel(unbroken)).max()
+    assert difference < (1e-5 if with_callback else 0.2) * moved, difference / moved
+
+
+def test_a_backup_made_at_the_average_resumes_at_the_training_point(tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    unbroken, broken, resumed = (linear(ScheduleFreeSGD(RATE, BETA)) for _ in range(3))
+    fit(unbroken, 4, [EvaluateAtAverage()])
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, 4, [EvaluateAtAverage(), keras.callbacks.BackupAndRestore(str(tmp_path)), Interrupt()])
+    fit(resumed, 4, [EvaluateAtAverage(), keras.callbacks.BackupAndRestore(str(tmp_path))])
+    np.testing.assert_allclose(kernel(resumed), kernel(unbroken), rtol=1e-5, atol=1e-7)
+
+
 @op_by_op
 def test_saving_between_updates_warns_and_goes_on_from_the_same_point(tmp_path):
     model = linear(ScheduleFreeSGD(RATE, BETA))
     model.train_on_batch(X[:4], Y[:4])
-    with pytest.warns(UserWarning, match="What is being saved holds the weights at which"):
+    with pytest.warns(UserWarning, match="what is being saved holds the weights at which"):
         model.save(tmp_path / "m.keras")
     model.optimizer.to_average()
     model.save(tmp_path / "average.keras")  # no warning

@@ -312,7 +312,7 @@ def test_multi_optimizer(after):
     first, *others = [[w.path for w in layer.weights] for layer in after.model.layers]
     # Adam's steps are about the rate long, so layers of rates 1e-4 and 1e-2 are far apart.
     assert all(after.moved(path) < 2 * 1e-4 * 20 for path in first)
-    assert all(after.moved(path) > 1e-2 for paths in others for path in paths)
+    assert all(after.moved(path) > 1e-2 for paths in others for path in paths if path.endswith("kernel"))
 
 
 @pytest.mark.parametrize("pair", ["09_sgd_schedule_l2", "10_custom_loop"])

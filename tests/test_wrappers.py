@@ -93,18 +93,18 @@ def test_lookahead_keeps_constraints_and_says_what_it_cannot_keep():
     [
         (lambda: Lookahead(SGD(0.1), 0), ValueError, "The `sync_period` of Lookahead"),
         (lambda: Lookahead(SGD(0.1), 2, 1.5), ValueError, "The `slow_step_size` of Lookahead"),
-        (lambda: Lookahead(ScheduleFreeSGD(0.1)), ValueError, "cannot wrap ScheduleFreeSGD"),
-        (lambda: Lookahead(SGD(0.1, use_ema=True)), ValueError, "cannot wrap SGD"),
-        (lambda: Lookahead(kor.optimizers.MADGRAD(0.1)), ValueError, "cannot wrap MADGRAD"),
+        (lambda: Lookahead(ScheduleFreeSGD(0.1)), ValueError, "cannot wrap this ScheduleFreeSGD"),
+        (lambda: Lookahead(SGD(0.1, use_ema=True)), ValueError, "cannot wrap this SGD"),
+        (lambda: Lookahead(kor.optimizers.MADGRAD(0.1)), ValueError, "cannot wrap this MADGRAD"),
         (lambda: Lookahead(keras.optimizers.LossScaleOptimizer(SGD(0.1))), ValueError, "goes inside loss scaling"),
         (lambda: Partition([]), ValueError, "no parts"),
         (lambda: Partition([("kernel", SGD(0.1))]), TypeError, "selector"),
-        (lambda: Partition([(select.kernels(), 0.1)]), ValueError, "Could not interpret optimizer"),
+        (lambda: Partition([(select.kernels(), 0.1)]), TypeError, "Partition takes optimizers"),
         (lambda: Partition([(select.kernels(), o := SGD(0.1))], rest=o), ValueError, "one optimizer twice"),
         (
             lambda: Partition([(select.kernels(), SGD(0.1, gradient_accumulation_steps=2))], rest=SGD(0.1)),
             ValueError,
-            "one `gradient_accumulation_steps`",
+            "the same `gradient_accumulation_steps`",
         ),
     ],
 )
@@ -191,7 +191,7 @@ MADE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:What is being saved holds the weights at which")
+@pytest.mark.filterwarnings("ignore:.*what is being saved holds the weights at which")
 @pytest.mark.parametrize("name", MADE)
 def test_saved_and_loaded_it_goes_on_as_if_never_stopped(name, tmp_path):
     average = [kor.callbacks.EvaluateAtAverage()] if "Lookahead" in name else []

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 import keras
 from keras import ops
 
-from keras_optreg.bounds import FRACTION, NON_NEGATIVE
+from keras_optreg.bounds import COUNT, FRACTION, NON_NEGATIVE
 from keras_optreg.optimizers.moments import moving_average
 from keras_optreg.optimizers.rule_optimizer import ZEROS, RuleOptimizer, Step
 from keras_optreg.typing import BaseOptions, Tensor
@@ -92,7 +92,7 @@ class AdEMAMix(RuleOptimizer):
         "beta_3": FRACTION,
         "alpha": NON_NEGATIVE,
         "epsilon": NON_NEGATIVE,
-        "warmup_steps": NON_NEGATIVE,
+        "warmup_steps": COUNT,
     }
     rule = staticmethod(ademamix)
 

@@ -59,22 +59,24 @@ class Averaged(keras.optimizers.Optimizer):
     def finalize_variable_values(self, var_list: Sequence[Variable]) -> None:
         """What Keras calls at the end of `fit`, and a loop of one's own should: the average goes into the weights."""
         super().finalize_variable_values(var_list)
-        if not self.is_at_average() and not self.is_evaluated_at_average:
-            self._warn("Validation and checkpoints during this training used")
+        if not self.is_evaluated_at_average:
+            self._warn(
+                "validation and checkpoints of this fit used the weights at which gradients are taken, not their "
+                f"average, and a further fit will take its first gradient at the average. {ADVICE}. (The weights are "
+                "the average now.)"
+            )
         self.to_average()
 
     def save_own_variables(self, store: Any) -> None:
         if self.built and not self.is_at_average() and int(ops.convert_to_numpy(self.iterations)) > 0:
-            self._warn("What is being saved holds")
+            self._warn(
+                "what is being saved holds the weights at which gradients are taken, not their average, which is the "
+                "result. Save at the end of an epoch, with EvaluateAtAverage() before the callback that saves, or call "
+                "optimizer.to_average() first."
+            )
         super().save_own_variables(store)
 
     def _warn(self, what: str) -> None:
-        if self._has_warned:
-            return
-        self._has_warned = True
-        warnings.warn(
-            f"{what} the weights at which {type(self).__name__} takes gradients. They are not its result: that is "
-            f"their average, which predicts better. {ADVICE}, or call optimizer.to_average() first in a loop of your "
-            "own. (At the end of fit the weights are the average.)",
-            stacklevel=4,
-        )
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"{type(self).__name__}: {what}", stacklevel=4)

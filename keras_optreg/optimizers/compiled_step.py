@@ -200,7 +200,7 @@ def _each_row_once(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
     order = tf.argsort(rows, stable=True)
     ordered = tf.gather(rows, order)
     place = tf.cumsum(tf.cast(tf.concat([[False], ordered[1:] != ordered[:-1]], 0), tf.int32))
-    place_of_each = tf.minimum(tf.range(tf.size(rows)), place[-1])
+    place_of_each = tf.minimum(tf.range(tf.size(rows)), tf.reduce_max(place))
     sums = tf.math.unsorted_segment_sum(tf.gather(values, order), place, tf.size(rows))
     first = tf.math.unsorted_segment_min(ordered, place, tf.size(rows))
     return tf.gather(sums, place_of_each), tf.gather(first, place_of_each)

@@ -28,6 +28,8 @@ class GradientTransform:
     """Whether `update` does something; refused where the rule rebuilds the weights from a copy of its own."""
 
     def __init__(self, **numbers: float):
+        if unknown := set(numbers) - set(self.bounds):
+            raise TypeError(f"{type(self).__name__} takes {list(self.bounds) or 'no arguments'}. Received: {unknown}")
         check(type(self).__name__, numbers, self.bounds)
         self._numbers = numbers
 

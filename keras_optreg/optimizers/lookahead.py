@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_optreg.bounds import CLOSED_FRACTION, Interval, check
+from keras_optreg.bounds import CLOSED_FRACTION, POSITIVE_COUNT, check
 from keras_optreg.optimizers.averaged import Averaged
 from keras_optreg.optimizers.compiled_step import assign_if
 from keras_optreg.optimizers.update_order import Pairs, value_of
@@ -32,7 +32,7 @@ class Lookahead(Averaged, Wrapper):
     In between, the weights to evaluate are what the slow ones would become, φ + α·(θ − φ).
 
     Args:
-        inner_optimizer: any optimizer, of this package or Keras's; or its name. Its rate and options stay its own.
+        inner_optimizer: any optimizer, of this package or Keras's. Its rate and options stay its own.
         sync_period: k >= 1, in updates. 6 as in TensorFlow Addons; 5 and 10 in the paper.
         slow_step_size: α in [0, 1]. 0.5 as in the paper.
 
@@ -53,20 +53,20 @@ class Lookahead(Averaged, Wrapper):
     after it, too. Cost: a copy of the weights, and one pass over them every k steps.
     """
 
-    bounds = {"sync_period": Interval(1, float("inf")), "slow_step_size": CLOSED_FRACTION}
+    bounds = {"sync_period": POSITIVE_COUNT, "slow_step_size": CLOSED_FRACTION}
 
     def __init__(
         self, inner_optimizer: Any, sync_period: int = 6, slow_step_size: float = 0.5, name: str | None = None
     ):
         check("Lookahead", {"sync_period": sync_period, "slow_step_size": slow_step_size}, self.bounds)
-        inner = keras.optimizers.get(inner_optimizer)
-        super().__init__([inner], name)
-        self.inner_optimizer, self.sync_period, self.slow_step_size = inner, sync_period, slow_step_size
-        parts = (inner, *getattr(inner, "optimizers", ()))
+        super().__init__([inner_optimizer], name)
+        self.inner_optimizer, self.sync_period, self.slow_step_size = inner_optimizer, sync_period, slow_step_size
+        parts = (inner_optimizer, *getattr(inner_optimizer, "optimizers", ()))
         if any(hasattr(o, "to_average") or o.use_ema or getattr(o, "owns_iterate", False) for o in parts):
             raise ValueError(
-                f"Lookahead cannot wrap {type(inner).__name__}: it averages the weights itself (Schedule-Free, "
-                "use_ema), or rebuilds them from a copy of its own (MADGRAD, COCOB), and would undo the step back."
+                f"Lookahead cannot wrap this {type(inner_optimizer).__name__}: use_ema=True, Schedule-Free and "
+                "Lookahead average the weights themselves; MADGRAD and COCOB rebuild them from a copy of their own, "
+                "and would undo the step back. Leave use_ema out, or use that optimizer alone."
             )
         if any(is_proximal(penalty) for part in parts for _, penalty in getattr(part, "penalties", ())):
             warnings.warn(
@@ -86,6 +86,7 @@ class Lookahead(Averaged, Wrapper):
     def _apply(self, grads, variables):
         # Filled here: an assign in `build` is lost inside `fit` on TensorFlow.
         assign_if(ops.equal(self.is_started, 0), self._start)
+        assign_if(ops.greater(self.at_average, 0), self.training_points)
         self.inner_optimizer.apply(grads, variables)
         assign_if(ops.equal(ops.mod(self.iterations, self.sync_period), 0), self._synchronised)
         self.at_average.assign(ops.zeros(()))
@@ -101,14 +102,13 @@ class Lookahead(Averaged, Wrapper):
         return [(v, s) for v, s in zip(self._trainable_variables, self.slow, strict=True) if s is not None]
 
     def averages(self) -> Pairs:
-        mixed = [
-            (v, ops.convert_to_tensor(slow) * (1 - self.slow_step_size) + value_of(v) * self.slow_step_size)
-            for v, slow in self._slow()
-        ]
+        back = 1 - self.slow_step_size
+        mixed = [(v, (w := value_of(v)) + back * (slow - w)) for v, slow in self._slow()]
         return [(v, w if (c := getattr(v, "constraint", None)) is None else c(w)) for v, w in mixed]
 
     def training_points(self) -> Pairs:
-        return []  # a file keeps no other weights than those in the model: training goes on from there
+        alpha = self.slow_step_size  # at 0 the fast weights are lost in the average
+        return [(v, slow + (value_of(v) - slow) / alpha) for v, slow in self._slow()] if alpha else []
 
     def get_config(self) -> dict[str, Any]:
         own = {"sync_period": self.sync_period, "slow_step_size": self.slow_step_size, "name": self.name}

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_optreg import select
-from keras_optreg.bounds import FRACTION, NON_NEGATIVE, Interval
+from keras_optreg.bounds import FRACTION, NON_NEGATIVE, POSITIVE_COUNT
 from keras_optreg.optimizers.matrices import as_matrix, newton_schulz
 from keras_optreg.optimizers.moments import moving_average
 from keras_optreg.optimizers.rule_optimizer import ZEROS, RuleOptimizer, Step
@@ -38,10 +38,10 @@ def muon(
 class Muon(RuleOptimizer):
     """Momentum whose update is replaced by the nearest orthogonal matrix: all directions move alike.
 
-    When to use it: the hidden matrices of transformers and other large networks. Give embeddings, the output layer,
-    biases and scales to another optimizer with `Partition`:
+    When to use it: the hidden matrices of transformers and other large networks. `Partition` gives embeddings, the
+    output layer, biases and scales to another optimizer.
 
-        head = select.matching("^head/")
+        head = select.matching("(^|/)head/")
         Partition([(select.kernels() & ~head, Muon(1e-3))], rest=AdamW(1e-3))
 
     Equations (a weight is the matrix (inputs, outputs) of shape A × B):
@@ -83,7 +83,7 @@ class Muon(RuleOptimizer):
     """
 
     slots = {"m": ZEROS}
-    bounds = {"momentum": FRACTION, "newton_schulz_steps": Interval(1, float("inf")), "update_rms": NON_NEGATIVE}
+    bounds = {"momentum": FRACTION, "newton_schulz_steps": POSITIVE_COUNT, "update_rms": NON_NEGATIVE}
     rule = staticmethod(muon)
     elementwise = False
 

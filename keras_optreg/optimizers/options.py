@@ -28,6 +28,8 @@ OPTION_DEFAULTS: dict[str, Any] = {
     "gradient_accumulation_steps": None,
     "name": None,
 }
+OTHERS_NAMES = {"lr": "learning_rate", "eps": "epsilon", "betas": "beta_1` and `beta_2", "wd": "weight_decay"}
+"""Keras 2's and PyTorch's names for arguments, with ours."""
 ENGINE_OPTIONS = ("weight_decay_on", "learning_rate_multipliers", "penalties", "gradient_transforms", "sparse")
 """Those that Keras's base class does not know."""
 CONSTANTS = tuple(name for name in OPTION_DEFAULTS if name not in (*ENGINE_OPTIONS, "weight_decay", "name"))
@@ -62,7 +64,7 @@ def check_names(owner: str, given: Mapping[str, Any], own: Mapping[str, Any]) ->
     """Refuse an argument that nobody knows, and say which one was probably meant."""
     known = [*OPTION_DEFAULTS, *own, "learning_rate"]
     for name in set(given) - set(known) - {"decay"}:  # Keras answers `decay` itself, with a warning
-        close = difflib.get_close_matches(name, known, n=1)
+        close = [OTHERS_NAMES[name]] if name in OTHERS_NAMES else difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean `{close[0]}`?" if close else f"It takes {', '.join(known)}."
         if name.endswith("_regularizer"):
             hint = "A regularizer belongs to a layer (keras_optreg.attach(model, penalty)) or in `penalties=`."
@@ -94,6 +96,11 @@ def check_values(
     if given.get("ema_momentum") is not None:
         bounds.check(owner, {"ema_momentum": given["ema_momentum"]}, {"ema_momentum": bounds.CLOSED_FRACTION})
     decay = given.get("weight_decay")
+    if isinstance(decay, type | keras.regularizers.Regularizer):
+        raise ValueError(
+            f"The `weight_decay` of {owner} is a number, a schedule or FullyDecoupled(number). Received: {decay!r}. A "
+            "penalty goes into `penalties=` or keras_optreg.attach(model, penalty)."
+        )
     if decay is not None and not callable(decay):
         bounds.check(owner, {"weight_decay": decay}, {"weight_decay": bounds.NON_NEGATIVE})
 

@@ -46,7 +46,7 @@ class Partition(Wrapper):
 
     def __init__(self, parts: Sequence[tuple[Selector, Any]], rest: Any = None, name: str | None = None):
         pairs = weight_plan.as_groups(parts, "parts", "[(select.kernels(), Muon(0.02))]")
-        optimizers = [keras.optimizers.get(given) for given in [*(o for _, o in pairs), rest] if given is not None]
+        optimizers = [given for given in [*(o for _, o in pairs), rest] if given is not None]
         if len({id(optimizer) for optimizer in optimizers}) < len(optimizers):
             raise ValueError("Partition got one optimizer twice; join its selectors with | instead.")
         if not pairs:

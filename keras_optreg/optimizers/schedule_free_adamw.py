@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import keras
 from keras import ops
 
-from keras_optreg.bounds import FRACTION, NON_NEGATIVE, POSITIVE_FRACTION
+from keras_optreg.bounds import COUNT, FRACTION, NON_NEGATIVE, POSITIVE_FRACTION
 from keras_optreg.optimizers.moments import moving_average
 from keras_optreg.optimizers.rule_optimizer import WEIGHT, ZEROS, Step
 from keras_optreg.optimizers.schedule_free import ScheduleFree, rate, schedule_free
@@ -81,7 +81,7 @@ class ScheduleFreeAdamW(ScheduleFree):
         "beta_1": POSITIVE_FRACTION,
         "beta_2": FRACTION,
         "epsilon": NON_NEGATIVE,
-        "warmup_steps": NON_NEGATIVE,
+        "warmup_steps": COUNT,
     }
     rule = staticmethod(schedule_free_adamw)
 

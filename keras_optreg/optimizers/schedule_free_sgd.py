@@ -4,7 +4,7 @@ from typing import Any, Unpack
 
 import keras
 
-from keras_optreg.bounds import NON_NEGATIVE, POSITIVE_FRACTION
+from keras_optreg.bounds import COUNT, POSITIVE_FRACTION
 from keras_optreg.optimizers.rule_optimizer import WEIGHT, Step
 from keras_optreg.optimizers.schedule_free import ScheduleFree, rate, schedule_free
 from keras_optreg.typing import BaseOptions, Tensor
@@ -66,7 +66,7 @@ class ScheduleFreeSGD(ScheduleFree):
     """
 
     slots = {"z": WEIGHT}
-    bounds = {"beta_1": POSITIVE_FRACTION, "warmup_steps": NON_NEGATIVE}
+    bounds = {"beta_1": POSITIVE_FRACTION, "warmup_steps": COUNT}
     rule = staticmethod(schedule_free_sgd)
 
     def __init__(

@@ -52,7 +52,8 @@ class SGD(RuleOptimizer):
         **options: what all optimizers take: `weight_decay`, `weight_decay_on`, `learning_rate_multipliers`,
             `penalties`, `gradient_transforms`, `sparse`, `clipnorm`, `clipvalue`, `global_clipnorm`, `use_ema`,
             `ema_momentum`, `ema_overwrite_frequency`, `loss_scale_factor`, `gradient_accumulation_steps`, `name`.
-            With `sparse="touched_rows"` the rows of embeddings that a batch did not look up keep their values and their
+            Multipliers that overlap multiply, and can be set while training when some were given. With
+            `sparse="touched_rows"` the rows of embeddings that a batch did not look up keep their values and their
             state, without decay; by default all rows move, as momentum tells them to.
 
     Raises:

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import keras
 from keras import ops
 
-from keras_optreg.bounds import FRACTION, NON_NEGATIVE, Interval
+from keras_optreg.bounds import FRACTION, NON_NEGATIVE, POSITIVE_COUNT
 from keras_optreg.optimizers.matrices import as_matrix, matrix_shape, next_basis, rotated, rotated_back
 from keras_optreg.optimizers.moments import moving_average
 from keras_optreg.optimizers.rule_optimizer import ZEROS, RuleOptimizer, Scalar, Shaped, Step
@@ -84,8 +84,8 @@ class SOAP(RuleOptimizer):
         "beta_1": FRACTION,
         "beta_2": FRACTION,
         "epsilon": NON_NEGATIVE,
-        "precondition_every": Interval(1, float("inf")),
-        "max_size": Interval(1, float("inf")),
+        "precondition_every": POSITIVE_COUNT,
+        "max_size": POSITIVE_COUNT,
     }
     rule = staticmethod(soap)
     elementwise = False

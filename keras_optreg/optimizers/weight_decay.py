@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from keras_optreg.bounds import NON_NEGATIVE, check
+from keras_optreg.bounds import CLOSED_FRACTION, check
 from keras_optreg.saving import deserialize, serialize
 from keras_optreg.typing import Tensor
 
@@ -22,7 +22,7 @@ class FullyDecoupled:
     rate multipliers do not touch it either.
 
     Args:
-        rate: λ >= 0, the fraction of a weight that is taken away in one update; or a schedule of it.
+        rate: λ in [0, 1], the fraction of a weight that is taken away in one update; or a schedule of it.
 
     Raises:
         ValueError: for a number outside its range; from `LAMB`, `LARS`, `NovoGrad` and others whose rule takes the
@@ -41,7 +41,7 @@ class FullyDecoupled:
 
     def __init__(self, rate: float | Callable[[Any], Any]):
         if not callable(rate):
-            check("FullyDecoupled", {"rate": rate}, {"rate": NON_NEGATIVE})
+            check("FullyDecoupled", {"rate": rate}, {"rate": CLOSED_FRACTION})
         self.rate = rate
 
     def __call__(self, step: Tensor) -> Any:

@@ -23,7 +23,7 @@ def as_multipliers(value: Any) -> list[tuple[Selector, float]]:
     """Normalise `learning_rate_multipliers=`."""
     if value is None:
         return []
-    groups = as_groups(value, "learning_rate_multipliers", "[(select.matching('^backbone/'), 0.1)]")
+    groups = as_groups(value, "learning_rate_multipliers", "[(select.matching('backbone/'), 0.1)]")
     for _, factor in groups:
         bounds.check("learning_rate_multipliers", {"factor": factor}, {"factor": bounds.NON_NEGATIVE})
     return [(selector, float(factor)) for selector, factor in groups]

@@ -23,6 +23,8 @@ class Wrapper(keras.optimizers.Optimizer):
     def __init__(self, optimizers: Sequence[Any], name: str | None):
         owner = type(self).__name__
         for optimizer in optimizers:
+            if isinstance(optimizer, type):
+                raise TypeError(f"{owner} got a class; make an object of it: {optimizer.__name__}(1e-3).")
             if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
                 raise ValueError(f"{owner} goes inside loss scaling: write LossScaleOptimizer({owner}(...)).")
             if not isinstance(optimizer, keras.optimizers.Optimizer):
@@ -30,7 +32,7 @@ class Wrapper(keras.optimizers.Optimizer):
         for option in ("gradient_accumulation_steps", "loss_scale_factor"):
             given = {getattr(optimizer, option) for optimizer in optimizers}
             if len(given) > 1:
-                raise ValueError(f"The optimizers in {owner} must have one `{option}`. Received: {given}")
+                raise ValueError(f"The optimizers in {owner} must have the same `{option}`. Received: {given}")
         super().__init__(learning_rate=0.0, name=name)
         self.optimizers = tuple(optimizers)
 

@@ -51,7 +51,6 @@ class EvaluateAtAverage(keras.callbacks.Callback):
         self._is_training, self._kept = True, None
         for optimizer in self._optimizers():
             optimizer.is_evaluated_at_average = True
-            optimizer.to_training_point()
 
     def on_epoch_begin(self, epoch, logs=None):
         self._leave()
@@ -67,7 +66,8 @@ class EvaluateAtAverage(keras.callbacks.Callback):
         self._enter()
 
     def on_test_end(self, logs=None):
-        if not self._is_training:  # in fit the end of the epoch follows, where checkpoints are made
+        # In fit the end of the epoch follows, where checkpoints are made.
+        if not self._is_training and self._kept is not None:
             self._leave()
 
     on_predict_begin, on_predict_end = on_test_begin, on_test_end
@@ -78,8 +78,8 @@ class EvaluateAtAverage(keras.callbacks.Callback):
             kind = type(inner_optimizer(self.model)).__name__
             raise TypeError(
                 f"EvaluateAtAverage: {kind} has no average to evaluate. It is for ScheduleFreeSGD, ScheduleFreeAdamW "
-                "and Lookahead; for moving averages of the weights, use_ema=True of any optimizer, there is "
-                "keras.callbacks.SwapEMAWeights."
+                "and Lookahead of keras_optreg.optimizers; for moving averages of the weights, use_ema=True of any "
+                "optimizer, there is keras.callbacks.SwapEMAWeights."
             )
         return found
 
@@ -98,7 +98,9 @@ class EvaluateAtAverage(keras.callbacks.Callback):
                 self._normalise(norms, states)
 
     def _leave(self) -> None:
-        if self._kept is None:
+        if self._kept is None:  # a new fit, perhaps from a file that another callback has just loaded
+            for optimizer in self._optimizers():
+                optimizer.to_training_point()
             return
         weights, states = self._kept
         self._kept = None
