@@ -67,6 +67,8 @@ def summary(model: Any) -> Table:
 
 def _treatment(optimizer: Any, trainable: list[Any]) -> dict[int, tuple[Any, Any, list[str]]]:
     """(multiplier, decay, penalties in the update) of the variables that the optimizer knows, by their identity."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
     known = optimizer._trainable_variables if optimizer.built else trainable
     if hasattr(optimizer, "parts_of"):
         parts = optimizer.parts_of(known)

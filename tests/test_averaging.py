@@ -292,3 +292,53 @@ def test_keras_schedule_free_adamw_is_wrong_in_fit():
     if np.allclose(moves[keras.optimizers.ScheduleFreeAdamW], RATE, rtol=1e-3):
         pytest.skip("this Keras is mended: take the sentence out of the docstring of ScheduleFreeAdamW")
     assert np.abs(moves[keras.optimizers.ScheduleFreeAdamW] - RATE).max() > 0.1
+
+
+@op_by_op
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX computes in float64 only where it was told to before it began")
+def test_in_float64():
+    keras.config.set_floatx("float64")
+    try:
+        variables = variables_of([np.array([[1.0, -2.0]])], dtype="float64")
+        optimizer = ScheduleFreeAdamW(0.05, BETA, warmup_steps=3)
+        for _ in range(5):
+            optimizer.apply([2 * variables[0]], variables)
+        y = z = x = np.array([[1.0, -2.0]])
+        v = total = 0.0
+        for t in range(1, 6):
+            g, gamma = 2 * y, 0.05 * min(1, t / 3)
+            v, total = 0.999 * v + 0.001 * g**2, total + gamma**2
+            z = z - gamma * g / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            x = x + gamma**2 / total * (z - x)
+            y = (1 - BETA) * z + BETA * x
+        np.testing.assert_allclose(ops.convert_to_numpy(variables[0]), y, rtol=1e-8)
+    finally:
+        keras.config.set_floatx("float32")
+
+
+@op_by_op
+def test_frozen_weights_stay_as_they_are():
+    variables = variables_of([np.array([[1.0, -2.0]], "float32"), np.array([3.0], "float32")])
+    optimizer = ScheduleFreeSGD(0.1, 0.5)
+    for _ in range(3):
+        optimizer.apply([2 * v for v in variables], variables)
+    optimizer.to_average()
+    variables[1].trainable = False
+    frozen = values_of(variables)[1]
+    optimizer.apply([2 * variables[0]], variables[:1])
+    optimizer.to_average()
+    np.testing.assert_array_equal(values_of(variables)[1], frozen)
+
+
+def test_an_evaluation_within_an_epoch_is_undone_before_the_next_batch():
+    average = EvaluateAtAverage()
+
+    class Evaluate(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 0:
+                self.model.evaluate(X, Y, verbose=0, callbacks=[average])
+
+    plain, watched = linear(ScheduleFreeSGD(RATE, BETA)), linear(ScheduleFreeSGD(RATE, BETA))
+    fit(plain, 2, [EvaluateAtAverage()])
+    fit(watched, 2, [average, Evaluate()])
+    np.testing.assert_array_equal(kernel(plain), kernel(watched))

@@ -195,6 +195,20 @@ def test_each_number_is_refused_outside_its_range_and_taken_inside(case, bound):
     assert getattr(case.make(LR, **{name: inside}), name) == inside
 
 
+def test_counts_are_integers_and_decay_is_no_penalty():
+    for make in (
+        lambda: optimizers.Muon(newton_schulz_steps=2.5),
+        lambda: optimizers.SOAP(precondition_every=2.5),
+        lambda: optimizers.ScheduleFreeAdamW(warmup_steps=2.5),
+    ):
+        with pytest.raises(ValueError, match="must be an integer in"):
+            make()
+    with pytest.raises(ValueError, match="`weight_decay` of SGD is a number.*A penalty goes into `penalties=`"):
+        optimizers.SGD(0.1, weight_decay=L1(0.1))
+    with pytest.raises(ValueError, match="Did you mean `learning_rate`"):
+        optimizers.Adam(lr=0.1)
+
+
 @every_case
 def test_every_number_has_a_range_that_is_tested(case):
     kind = CLASSES[case.name]

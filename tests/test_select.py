@@ -137,3 +137,12 @@ def test_table_prints_aligned_and_indexes():
     assert str(table).splitlines() == lines
     assert (table[0].value, len(table), [row.frozen for row in table]) == (0.125, 2, [True, False])
     assert "<td>a/kernel</td>" in table._repr_html_()
+
+
+def test_an_exception_that_excepts_nothing_is_said(model):
+    """`^head/` finds nothing where paths begin with the model's name, and then the head is among the others."""
+    chosen = select.kernels() & ~select.matching("no such layer")
+    with pytest.warns(UserWarning, match=r"~matching\('no such layer'\) leaves nothing out"):
+        found = chosen.resolve(model.trainable_variables, "`parts`")
+    assert found == select.kernels().positions(model.trainable_variables)
+    (select.kernels() & ~select.matching("attention")).resolve(model.trainable_variables, "`parts`")  # no warning

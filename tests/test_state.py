@@ -317,3 +317,21 @@ def test_rates_are_not_rounded_in_float64():
         np.testing.assert_allclose(values_of(variables)[0], 0.9, rtol=1e-12)
     finally:
         keras.config.set_floatx("float32")
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+def test_a_state_from_before_the_first_step_is_not_mixed_into_a_trained_one():
+    fresh, store = Adam(0.5), {}
+    fresh.save_own_variables(store)
+    variables = variables_of(START)
+    trained = Adam(0.1)
+    step(trained, variables)
+    before = [ops.convert_to_numpy(v).copy() for v in trained.variables]
+    with pytest.warns(UserWarning, match="Skipping variable loading"):
+        trained.load_own_variables(store)
+    for v, value in zip(trained.variables, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(v), value)
+    new = Adam(0.1)
+    new.build(variables)
+    new.load_own_variables(store)  # before its first step there is nothing to mix
+    assert float(ops.convert_to_numpy(new.learning_rate)) == pytest.approx(0.5)

@@ -9,6 +9,7 @@ from stepping import BACKEND, run_reference, values_of
 
 from keras_optreg import select
 from keras_optreg.optimizers import SGD, Adam
+from keras_optreg.optimizers.gradient_transforms import Centralize
 from keras_optreg.regularizers import L1
 
 LR = 0.05
@@ -77,6 +78,7 @@ def test_compiled_by_rows_equals_compiled_with_a_mask():
 @pytest.mark.parametrize(
     "options",
     [
+        {"gradient_transforms": [Centralize()]},
         {"clipnorm": 1.0},
         {"penalties": [(select.embeddings(), L1(0.1).coupled())]},
         {"use_ema": True},
@@ -136,3 +138,16 @@ def test_refused_where_a_row_cannot_be_told_apart():
         SGD(0.1, sparse="rows")
     with pytest.raises(ValueError, match="`sparse`: .* matches none"):
         SGD(0.1, sparse="touched_rows").build([keras.Variable(TABLE, name="kernel")])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has gradients by rows")
+def test_many_repeats_in_bfloat16_and_none_at_all():
+    import tensorflow as tf
+
+    table = keras.Variable(np.zeros((3, 1), "float32"), name="embeddings", dtype="bfloat16")
+    optimizer = SGD(0.01, sparse="touched_rows")
+    ones = tf.IndexedSlices(tf.ones((1000, 1), "bfloat16"), tf.zeros(1000, "int64"), (3, 1))
+    optimizer.apply([ones], [table])  # the sum of 1000 ones is 256 in bfloat16
+    np.testing.assert_allclose(values_of([table])[0][:, 0], [-10, 0, 0])
+    optimizer.apply([tf.IndexedSlices(tf.ones((0, 1), "bfloat16"), tf.zeros(0, "int64"), (3, 1))], [table])
+    np.testing.assert_allclose(values_of([table])[0][:, 0], [-10, 0, 0])

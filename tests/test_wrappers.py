@@ -84,7 +84,7 @@ def test_lookahead_keeps_constraints_and_says_what_it_cannot_keep():
     optimizer = Lookahead(SGD(0.05), 1)
     optimizer.apply([ops.convert_to_tensor(STEPS[0][0])], variables)
     np.testing.assert_allclose(np.linalg.norm(values_of(variables)[0], axis=0), 1, rtol=1e-5)
-    with pytest.warns(UserWarning, match="zeros are exact only"):
+    with pytest.warns(UserWarning, match="they are exact only where"):
         Lookahead(SGD(0.1, penalties=L1(0.1)))
 
 

@@ -95,7 +95,7 @@ def _counted(optimizer: RuleOptimizer) -> str:
     """How many slots a weight has; another kind than one number for each number of the weight is named."""
     kinds = [None if isinstance(start, int | float | str) else type(start) for start in optimizer.slots.values()]
     others = [kind for kind in dict.fromkeys(kinds) if kind is not None]
-    names: dict[type, str] = {Scalar: "number a tensor", Shaped: "matrix of a side"}
+    names: dict[type, str] = {Scalar: "number a tensor", Shaped: "square matrices"}
     more = [f"{kinds.count(kind)} {names.get(kind, f'`{kind.__name__}`')}" for kind in others]
     return " + ".join([*([str(kinds.count(None))] if None in kinds or not more else []), *more])
 

@@ -39,7 +39,8 @@ def load(optimizer: "RuleOptimizer", store: Any) -> None:
     kerass = ["learning_rate" if kind in RATES else kind for kind in here]
     there: list[str] = json.loads(np.asarray(store[ENTRY]).tobytes()) if ENTRY in names else kerass
     values = [store[str(i)] for i in range(len(names - {ENTRY}))]
-    if ENTRY in names and len(there) == 2 and values[0] == 0:  # saved before the first step, when it was not built
+    is_new = len(there) == 2 and values[0] == 0 and int(keras.ops.convert_to_numpy(optimizer._iterations)) == 0
+    if ENTRY in names and is_new:  # saved before the first step, when it was not built, and none was taken here
         here = here[:2]
     fits = len(values) == len(here) and all(
         tuple(variable.shape) == tuple(np.shape(value))

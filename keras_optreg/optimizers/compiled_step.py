@@ -165,8 +165,8 @@ class Runner:
         if key not in self._compiled:
 
             def step(values: Tensor, rows: Tensor, **scalars: Tensor) -> None:
-                values, rows = _each_row_once(values, rows)
                 [values] = self._optimizer.unscaled([values])
+                values, rows = _each_row_once(values, rows)
 
                 def read(variable: Any) -> Tensor:
                     found = tf.gather(_raw(variable), rows)
@@ -199,7 +199,8 @@ def _each_row_once(values: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
 
     order = tf.argsort(rows, stable=True)
     ordered = tf.gather(rows, order)
-    place = tf.cumsum(tf.cast(tf.concat([[False], ordered[1:] != ordered[:-1]], 0), tf.int32))
+    is_new = tf.cast(ordered[1:] != ordered[:-1], tf.int32)
+    place = tf.cumsum(tf.concat([tf.zeros_like(rows[:1], tf.int32), is_new], 0))  # as long as rows, also for none
     place_of_each = tf.minimum(tf.range(tf.size(rows)), tf.reduce_max(place))
     sums = tf.math.unsorted_segment_sum(tf.gather(values, order), place, tf.size(rows))
     first = tf.math.unsorted_segment_min(ordered, place, tf.size(rows))

@@ -21,6 +21,7 @@ def layerwise_decay(
 
     Layers count in the order of `model.layers`, those inside nested models one by one. A layer begins a new level when
     it has a matrix, filter or table; layers with vectors alone, such as normalisation, belong to the level before.
+    Layers that are frozen now are in no level: unfreeze first.
 
     Args:
         model: a built model.

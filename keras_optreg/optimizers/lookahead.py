@@ -50,7 +50,7 @@ class Lookahead(Averaged, Wrapper):
         [0.625]
 
     Differs: the inner state is kept at a synchronisation, as the paper recommends. A constraint of a weight holds
-    after it, too. Cost: a copy of the weights, and one pass over them every k steps.
+    after it, too. Cost: a copy of the weights, and a pass over them every k steps.
     """
 
     bounds = {"sync_period": POSITIVE_COUNT, "slow_step_size": CLOSED_FRACTION}
@@ -70,8 +70,7 @@ class Lookahead(Averaged, Wrapper):
             )
         if any(is_proximal(penalty) for part in parts for _, penalty in getattr(part, "penalties", ())):
             warnings.warn(
-                "Lookahead mixes zeros of a proximal penalty with slow weights that are none: zeros are exact only "
-                "where the slow weights were zero all along.",
+                "Lookahead mixes zeros of a proximal penalty with slow weights: they are exact only where those are 0.",
                 stacklevel=2,
             )
 
@@ -84,11 +83,12 @@ class Lookahead(Averaged, Wrapper):
         self.is_started = self.add_variable((), "zeros", name="is_started", aggregation="only_first_replica")
 
     def _apply(self, grads, variables):
-        # Filled here: an assign in `build` is lost inside `fit` on TensorFlow.
-        assign_if(ops.equal(self.is_started, 0), self._start)
+        assign_if(ops.equal(self.is_started, 0), self._start)  # in `build` it is lost inside `fit` on TensorFlow
         assign_if(ops.greater(self.at_average, 0), self.training_points)
+        before = ops.copy(ops.convert_to_tensor(self.iterations))
         self.inner_optimizer.apply(grads, variables)
-        assign_if(ops.equal(ops.mod(self.iterations, self.sync_period), 0), self._synchronised)
+        is_due = ops.logical_and(self.iterations > before, ops.equal(ops.mod(self.iterations, self.sync_period), 0))
+        assign_if(is_due, self._synchronised)
         self.at_average.assign(ops.zeros(()))
 
     def _start(self) -> Pairs:
@@ -107,8 +107,8 @@ class Lookahead(Averaged, Wrapper):
         return [(v, w if (c := getattr(v, "constraint", None)) is None else c(w)) for v, w in mixed]
 
     def training_points(self) -> Pairs:
-        alpha = self.slow_step_size  # at 0 the fast weights are lost in the average
-        return [(v, slow + (value_of(v) - slow) / alpha) for v, slow in self._slow()] if alpha else []
+        alpha = self.slow_step_size or 1.0  # at 0 the fast weights are lost in the average
+        return [(v, slow + (value_of(v) - slow) / alpha) for v, slow in self._slow()]
 
     def get_config(self) -> dict[str, Any]:
         own = {"sync_period": self.sync_period, "slow_step_size": self.slow_step_size, "name": self.name}

@@ -14,7 +14,7 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     rows = 1
     for n in shape[:-1]:
         rows *= int(n)
-    return rows, int(shape[-1])
+    return rows, int(shape[-1]) if shape else 1
 
 
 def as_matrix(x: Tensor) -> Tensor:

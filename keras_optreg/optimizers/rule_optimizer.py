@@ -114,11 +114,7 @@ class RuleOptimizer(ScheduledRate):
                     "Give weight_decay=, or leave weight_decay_on out."
                 )
         self.weight_decay_on = engine["weight_decay_on"]
-        if self.takes_decay and isinstance(self.weight_decay, FullyDecoupled):
-            raise ValueError(
-                f"{owner} takes the weight decay inside its rule, so it cannot be fully decoupled. Give a number or a "
-                "schedule: weight_decay=1e-4."
-            )
+        self._check_decay()
         self.sparse = engine["sparse"]
         self._check_sparse()
         self._excluded = _Opaque({})
@@ -154,13 +150,17 @@ class RuleOptimizer(ScheduledRate):
                 f"{type(self).__name__} was built without learning_rate_multipliers, so its compiled steps have no "
                 "place for them. Give some at construction; a factor of 1 will do."
             )
-        self._multipliers = _Opaque(pairs)
+        before, self._multipliers = self._multipliers, _Opaque(pairs)
         if multipliers is not None:
             variables = self._trainable_variables
-            selected = self._select(variables)
+            try:
+                selected = self._select(variables)
+            except ValueError:
+                self._multipliers = before
+                raise
             factors = self._plan(selected, variables).multipliers
             self._built_with = _Opaque(weight_plan.remember(self._selectors(), selected, variables))
-            multipliers.assign(ops.convert_to_tensor(factors, "float32"))
+            multipliers.assign(ops.convert_to_tensor(factors, multipliers.dtype))
 
     @property
     def penalties(self) -> list[tuple[Selector, Penalty]]:
@@ -171,6 +171,13 @@ class RuleOptimizer(ScheduledRate):
     def gradient_transforms(self) -> list[GradientTransform]:
         """The transforms given at construction."""
         return list(self._transforms.value)
+
+    def _check_decay(self) -> None:
+        if self.takes_decay and isinstance(self.weight_decay, FullyDecoupled):
+            raise ValueError(
+                f"{type(self).__name__} takes the weight decay inside its rule, so it cannot be fully decoupled. Give "
+                "a number or a schedule: weight_decay=1e-4."
+            )
 
     def _check_sparse(self) -> None:
         if self.sparse not in (None, "touched_rows"):
@@ -347,6 +354,7 @@ class RuleOptimizer(ScheduledRate):
         given = tuple((name, getattr(self, name)) for name in (*options.CONSTANTS, "weight_decay"))
         if given != self._checked:
             options.check_values(type(self).__name__, dict(given), {}, {})
+            self._check_decay()
             self._checked = given
 
     def scalars(self) -> dict[str, Tensor]:

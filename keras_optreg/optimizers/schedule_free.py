@@ -72,4 +72,7 @@ class ScheduleFree(Averaged, RuleOptimizer):
         return state_of(self, i, w, w)["z"]
 
     def _weights(self) -> list[tuple[int, Any, Tensor]]:
-        return [(i, v, value_of(v)) for i, v in enumerate(self._trainable_variables)]
+        """All but frozen weights, which stay as they are, and float8's scales, which have no z."""
+        weights = enumerate(self._trainable_variables)
+        kept = [(i, v) for i, v in weights if self.state.slots["z"][i] is not None and getattr(v, "trainable", True)]
+        return [(i, v, value_of(v)) for i, v in kept]

@@ -89,6 +89,4 @@ def _slot(optimizer: "RuleOptimizer", variable: Variable, name: str, start: Star
 
 def _scalars(optimizer: "RuleOptimizer", start: Any, name: str) -> Variable:
     initializer = keras.initializers.Constant(start)
-    return optimizer.add_variable(
-        np.shape(start), initializer, dtype="float32", name=name, aggregation="only_first_replica"
-    )
+    return optimizer.add_variable(np.shape(start), initializer, name=name, aggregation="only_first_replica")

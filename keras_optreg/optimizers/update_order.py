@@ -46,7 +46,7 @@ def updates(
     """
     built, weights = optimizer.state, optimizer._trainable_variables
     own = optimizer.own_arguments()
-    transforms = optimizer.gradient_transforms
+    transforms, given = optimizer.gradient_transforms, grads
     if transforms:
         grads = [_transformed(transforms, g, value_of(weights[i])) for g, i in zip(grads, indices, strict=True)]
     grads = optimizer._clip_gradients(grads)
@@ -58,7 +58,7 @@ def updates(
     if built.shared:
         extra["shared"] = _next_shared(optimizer, seen(), lr, t, own)
         yield [(variable, extra["shared"][name]) for name, variable in built.shared.items()]
-    for g, one, i in zip(grads, seen(), indices, strict=True):
+    for g, one, i in zip(given, seen(), indices, strict=True):
         step = _step(optimizer, one, i, t, wd, extra, own)
         delta = step.delta
         for transform in transforms:
@@ -69,7 +69,7 @@ def updates(
         rest = [i for i in range(len(weights)) if i not in indices]
         yield [pair for i in rest for pair in _averaged(optimizer, i, value_of(weights[i]), t)]
     if built.started is not None:
-        now = ops.convert_to_tensor([float(i in indices) for i in range(len(weights))], "float32")
+        now = ops.convert_to_tensor([float(i in indices) for i in range(len(weights))], built.started.dtype)
         yield [(built.started, ops.maximum(ops.convert_to_tensor(built.started), now))]
     yield optimizer.left_behind(indices)
 
@@ -167,7 +167,7 @@ def state_of(
     built = optimizer.state
     state = {name: read(s[i]) for name, s in built.slots.items() if s[i] is not None}
     for name, start in optimizer.slots.items():
-        if start in FILLED:
+        if start in FILLED and name in state:
             is_started = ops.convert_to_tensor(built.started)[i] > 0
             state[name] = ops.where(is_started, state[name], w if start == WEIGHT else g)
     return state
@@ -183,7 +183,7 @@ def _next_shared(
     if cls.measure is not None:
         for one in seen:
             for name, value in cls.measure(*one[:3], old, lr=one.lr, t=t, **own).items():
-                sums[name] = sums.get(name, 0.0) + ops.cast(value, "float32")
+                sums[name] = sums.get(name, 0.0) + ops.cast(value, lr.dtype)
     assert cls.share is not None, f"{cls.__name__} declares shared_slots without share"
     return cls.share(old, sums, lr=lr, t=t, **own)
 

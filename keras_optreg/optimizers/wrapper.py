@@ -60,7 +60,8 @@ class Wrapper(keras.optimizers.Optimizer):
 
     @property
     def iterations(self) -> Any:
-        return self.first.iterations
+        """Updates so far: those of a single inner optimizer, which may leave some out; with several, their calls."""
+        return self.first.iterations if len(self.optimizers) == 1 else super().iterations
 
     @property
     def learning_rate(self) -> Any:
@@ -69,13 +70,13 @@ class Wrapper(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, value: Any) -> None:
         before = float(ops.convert_to_numpy(self.first.learning_rate))
+        if before == 0.0 and len(self.optimizers) > 1:
+            raise ValueError(
+                f"The learning rate of {type(self).__name__} is 0, so its other optimizers cannot follow by the same "
+                "factor. Set the learning rate of each of `.optimizers`."
+            )
         self.first.learning_rate = value
         for optimizer in self.optimizers[1:]:
-            if before == 0.0:
-                raise ValueError(
-                    f"The learning rate of {type(self).__name__} is 0, so its other optimizers cannot follow by the "
-                    "same factor. Set the learning rate of each of `.optimizers`."
-                )
             optimizer.learning_rate = float(ops.convert_to_numpy(optimizer.learning_rate)) * (float(value) / before)
 
     @property
@@ -116,8 +117,9 @@ class Wrapper(keras.optimizers.Optimizer):
         raise NotImplementedError
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        for optimizer in self.optimizers:
-            optimizer.exclude_from_weight_decay(var_list, var_names)
+        if len(self.optimizers) > 1:
+            raise ValueError(f"Call exclude_from_weight_decay of the optimizer in {type(self).__name__} that is meant.")
+        self.first.exclude_from_weight_decay(var_list, var_names)
 
     def set_weights(self, weights: Sequence[Tensor]) -> None:
         if len(weights) != len(self.variables):

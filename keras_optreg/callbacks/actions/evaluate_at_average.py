@@ -6,17 +6,19 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_optreg.callbacks.actions.action import Action
 from keras_optreg.introspection import averaging_optimizers, inner_optimizer
 
 
-class EvaluateAtAverage(keras.callbacks.Callback):
+class EvaluateAtAverage(Action):
     """Puts the average into the model for validation, prediction, checkpoints and the end of training, and back.
 
     When to use it: with optimizers whose average is their result: `ScheduleFreeSGD`, `ScheduleFreeAdamW`, `Lookahead`.
     Place it before callbacks that save or copy weights at the end of an epoch, such as `ModelCheckpoint`.
 
     Training goes on from the very weights it had: with and without validation it gives the same numbers. A model that
-    was saved at the average and loaded trains on where it was.
+    was saved at the average and loaded trains on where it was. Weights that another callback loads at the end of an
+    epoch are overwritten when the next one begins.
 
     Args:
         batch_norm_data: Inputs from the training data, for models with batch normalisation, whose statistics belong
@@ -41,26 +43,35 @@ class EvaluateAtAverage(keras.callbacks.Callback):
     """
 
     def __init__(self, batch_norm_data: Any = None, batch_size: int = 128):
-        super().__init__()
         self.batch_norm_data = batch_norm_data
         self.batch_size = batch_size
+        super().__init__()
+
+    def reset(self) -> None:
         self._is_training = False
         self._kept: tuple[list[Any], list[Any]] | None = None  # what training goes on from
 
     def on_train_begin(self, logs=None):
-        self._is_training, self._kept = True, None
+        super().on_train_begin(logs)
+        self._is_training = True
         for optimizer in self._optimizers():
             optimizer.is_evaluated_at_average = True
 
     def on_epoch_begin(self, epoch, logs=None):
         self._leave()
 
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._kept is not None:  # another callback has evaluated within the epoch
+            self._leave()
+
     def on_epoch_end(self, epoch, logs=None):
         self._enter()
 
     def on_train_end(self, logs=None):
         self._enter()
-        self._is_training, self._kept = False, None
+        for optimizer in self._optimizers():
+            optimizer.is_evaluated_at_average = False
+        self.reset()
 
     def on_test_begin(self, logs=None):
         self._enter()
