@@ -54,7 +54,7 @@ def _reference(thing: Any) -> str:
     return _linked(_paragraph(thing, "Reference:"))
 
 
-def _reference_of_rule(cls: type) -> str:
+def _reference_of_rule(cls: Any) -> str:
     """The docstring's reference, or what follows the first sentence of its module."""
     first = (sys.modules[cls.__module__].__doc__ or "").strip().splitlines()
     named = re.match(r".*?[^.]\. (.*\b\d{4}\b.*)$", first[0]) if first else None
@@ -147,7 +147,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _components(things: dict[str, Any]) -> str:
     header = ("name", "what it is", "when to use it", "arguments", "reference")
     rows = [
-        (f"`{name}`", update_readme.summary(each), _when(each), _arguments(each), _reference(each))
+        (f"`{name}`", update_readme.summary(each), _when(each), _arguments(each), _reference_of_rule(each))
         for name, each in things.items()
     ]
     return _table(header, rows)
