@@ -30,6 +30,13 @@ def without_tensorflow() -> Iterator[None]:
         lazy._available = None
 
 
+def without(config: Any, key: str) -> Any:
+    """A config, however deep, without the entries of this name."""
+    if isinstance(config, dict):
+        return {name: without(value, key) for name, value in config.items() if name != key}
+    return [without(value, key) for value in config] if isinstance(config, list) else config
+
+
 def serialize(thing: Any) -> Any:
     """`keras.saving.serialize_keras_object`."""
     with without_tensorflow():

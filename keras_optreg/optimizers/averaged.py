@@ -44,7 +44,7 @@ class Averaged(keras.optimizers.Optimizer):
 
     def to_average(self) -> None:
         """Put the average into the weights. Nothing happens where it is there, or before the first update."""
-        if not self.is_at_average() and self.built and int(ops.convert_to_numpy(self.iterations)) > 0:
+        if self._is_at_training_point():
             assign_all([*self.averages(), (self.at_average, ops.ones(()))])
 
     def to_training_point(self, kept: Pairs = ()) -> None:  # type: ignore[assignment]
@@ -55,6 +55,10 @@ class Averaged(keras.optimizers.Optimizer):
     def is_at_average(self) -> bool:
         """Whether the weights are the average now."""
         return self.built and bool(ops.convert_to_numpy(self.at_average) > 0)
+
+    def _is_at_training_point(self) -> bool:
+        """Whether there is an average, and the weights are not it. Before the first update there is none."""
+        return self.built and not self.is_at_average() and int(ops.convert_to_numpy(self.iterations)) > 0
 
     def finalize_variable_values(self, var_list: Sequence[Variable]) -> None:
         """What Keras calls at the end of `fit`, and a loop of one's own should: the average goes into the weights."""
@@ -68,7 +72,7 @@ class Averaged(keras.optimizers.Optimizer):
         self.to_average()
 
     def save_own_variables(self, store: Any) -> None:
-        if self.built and not self.is_at_average() and int(ops.convert_to_numpy(self.iterations)) > 0:
+        if self._is_at_training_point():
             self._warn(
                 "what is being saved holds the weights at which gradients are taken, not their average, which is the "
                 "result. Save at the end of an epoch, with EvaluateAtAverage() before the callback that saves, or call "

@@ -24,7 +24,17 @@ from keras_optreg.bounds import Interval
 from keras_optreg.optimizers import checkpoint, compiled_step, options, saved_arguments, weight_plan
 from keras_optreg.optimizers.gradient_transforms import GradientTransform, as_transforms
 from keras_optreg.optimizers.scheduled_rate import ScheduledRate
-from keras_optreg.optimizers.slots import GRADIENT, WEIGHT, ZEROS, Scalar, Shaped, Start, create, update_precision
+from keras_optreg.optimizers.slots import (
+    GRADIENT,
+    WEIGHT,
+    ZEROS,
+    PreciseState,
+    Scalar,
+    Shaped,
+    Start,
+    create,
+    update_precision,
+)
 from keras_optreg.optimizers.update_order import Pairs
 from keras_optreg.optimizers.weight_decay import FullyDecoupled
 from keras_optreg.saving import without_tensorflow
@@ -53,7 +63,7 @@ class Step(NamedTuple):
     reach: Tensor | None = None
 
 
-class RuleOptimizer(ScheduledRate):
+class RuleOptimizer(PreciseState, ScheduledRate):
     """Abstract engine of all optimizers here. A subclass declares facts and gives its own arguments to `__init__`.
 
     One update, in this order, compiled as a whole where the backend can:
@@ -200,11 +210,6 @@ class RuleOptimizer(ScheduledRate):
         super().__setattr__(name, value)
 
     # ------------------------------------------------------------------ variables
-
-    def add_variable(self, shape: Any, initializer: Any = "zeros", dtype: Any = None, **kwargs: Any) -> Any:
-        """As Keras's, but in the precision of the update, which is never less than float32."""
-        dtype = update_precision(dtype or keras.config.floatx())
-        return super().add_variable(shape, initializer=initializer, dtype=dtype, **kwargs)
 
     def build(self, variables: Sequence[Variable]) -> None:
         """Create slots and decide, weight by weight, what decays, which rate it gets and which penalties act."""

@@ -61,6 +61,15 @@ def update_precision(dtype: Any) -> str:
     return "float32" if name in ("float16", "bfloat16") or name.startswith("float8") else name
 
 
+class PreciseState(keras.optimizers.Optimizer):
+    """An optimizer whose variables have the precision of the update, which is never less than float32."""
+
+    def add_variable(self, shape: Any, initializer: Any = "zeros", dtype: Any = None, **kwargs: Any) -> Any:
+        """As Keras's, in that precision."""
+        dtype = update_precision(dtype or keras.config.floatx())
+        return super().add_variable(shape, initializer=initializer, dtype=dtype, **kwargs)
+
+
 def create(optimizer: "RuleOptimizer", plan: WeightPlan, variables: Sequence[Variable]) -> Built:
     """The variables of an optimizer, in the order that is the layout of its checkpoints."""
     slots: dict[str, list[Any]] = {name: [] for name in optimizer.slots}

@@ -6,7 +6,7 @@ from typing import Any
 
 from keras_optreg import bounds, select
 from keras_optreg.introspection import is_quadratic
-from keras_optreg.saving import serialize
+from keras_optreg.saving import serialize, without
 from keras_optreg.select import Selector, path_of, same_path
 from keras_optreg.typing import Penalty, Variable
 
@@ -119,14 +119,8 @@ def remember(
 
 
 def _configs(selectors: Sequence[Selector]) -> list[dict[str, Any]]:
-    return [_without_shared_ids(serialize(selector)) for selector in selectors]
-
-
-def _without_shared_ids(config: Any) -> Any:
-    """Keras numbers the objects of a file that it saves or loads; equal selectors would differ by these numbers."""
-    if isinstance(config, dict):
-        return {name: _without_shared_ids(value) for name, value in config.items() if name != "shared_object_id"}
-    return [_without_shared_ids(value) for value in config] if isinstance(config, list) else config
+    # Keras numbers the objects of a file that it saves or loads; equal selectors would differ by these numbers.
+    return [without(serialize(selector), "shared_object_id") for selector in selectors]
 
 
 def _look_like(saved: Mapping[str, Any], variables: Sequence[Variable]) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_optreg.optimizers.slots import update_precision
+from keras_optreg.optimizers.slots import PreciseState
 from keras_optreg.typing import Tensor, Variable
 
 
-class Wrapper(keras.optimizers.Optimizer):
+class Wrapper(PreciseState):
     """Abstract: hands gradients on to `optimizers`, and shows their learning rate, count and options as its own.
 
     The first of them speaks for all. Setting the learning rate sets the first one's, and multiplies those of the
@@ -42,12 +42,6 @@ class Wrapper(keras.optimizers.Optimizer):
         self.__dict__["_trainable_variables"] = list(variables)
         self.__dict__["_trainable_variables_indices"] = {self._var_key(v): i for i, v in enumerate(variables)}
         self.built = True
-
-    def add_variable(self, shape: Any, initializer: Any = "zeros", dtype: Any = None, **kwargs: Any) -> Any:
-        """As Keras's, but never less precise than float32."""
-        return super().add_variable(
-            shape, initializer=initializer, dtype=update_precision(dtype or keras.config.floatx()), **kwargs
-        )
 
     @property
     def first(self) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_optreg.bounds import FRACTION, check
-from keras_optreg.saving import without_tensorflow
+from keras_optreg.saving import without, without_tensorflow
 
 Kinds = type[keras.Layer] | tuple[type[keras.Layer], ...]
 After = Kinds | str | Iterable[keras.Layer | str] | Callable[[keras.Layer], bool]
@@ -112,14 +112,8 @@ def _compiled_as(model: Any, new_model: Any) -> Any:
 
 
 def _made_again(optimizer: Any) -> Any:
-    return type(optimizer).from_config(_without_positions(optimizer.get_config()))
-
-
-def _without_positions(config: Any) -> Any:
-    """Without the positions of weights, whose order dropout may change: selectors look anew."""
-    if isinstance(config, dict):
-        return {name: _without_positions(value) for name, value in config.items() if name != "built_with"}
-    return [_without_positions(value) for value in config] if isinstance(config, list) else config
+    # Without the positions of weights, whose order dropout may change: selectors look anew.
+    return type(optimizer).from_config(without(optimizer.get_config(), "built_with"))
 
 
 def _check_model(model: Any) -> None:
