@@ -19,6 +19,7 @@ class Penalty(Protocol):
     is_coupled: bool
     has_proximal_map: bool
     has_gradient: bool
+    takes_vector_steps: bool
 
     def gradient(self, w: Tensor) -> Tensor:
         """The gradient of the penalty at `w`."""
@@ -30,6 +31,10 @@ class Penalty(Protocol):
 
     def coupled(self) -> "Penalty":
         """The same penalty, acting through its gradient."""
+        ...
+
+    def settings(self) -> tuple[Any, ...]:
+        """What a compiled step takes as constant of it: all but its strengths, which are read anew."""
         ...
 
 

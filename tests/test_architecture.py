@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "keras_optreg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Everyone may import these; they import nothing of the package but each other.
-GROUND = {"bounds", "introspection", "saving", "select", "table", "typing"}
+GROUND = {"bounds", "introspection", "live_numbers", "saving", "select", "table", "typing"}
 FAMILIES = {"optimizers", "regularizers", "schedules", "callbacks"}
 # Within a family: the machine, its parts and the mathematics that components share.
 SHARED = {
@@ -30,6 +30,7 @@ SHARED = {
     "optimizers.wrapper",
     "optimizers.gradient_transforms",
     "regularizers.penalty_regularizer",
+    "regularizers.one_pass",
     "regularizers.owners",
     "regularizers.saved_form",
     "regularizers.scales",

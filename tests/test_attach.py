@@ -345,15 +345,39 @@ def test_replace_takes_the_place(tmp_path):
 def test_a_penalty_set_on_a_built_layer_alone_is_found():
     """`layer.kernel_regularizer = ...` after build does nothing, until a reload brings it to life."""
     model = sequential()
-    model.layers[0].kernel_regularizer = L2(STRENGTH)
+    model.layers[0].kernel_regularizer = keras.regularizers.L2(STRENGTH)
     assert model.losses == []
     with pytest.raises(ValueError, match="another penalty"):
         attach(model, L1(STRENGTH))
-    attach(model, L2(STRENGTH))
+    attach(model, keras.regularizers.L2(STRENGTH))
     assert len(model.losses) == 2
     detach(model)
     assert model.losses == []
-    assert model.layers[0].kernel_regularizer == L2(STRENGTH)
+    assert model.layers[0].kernel_regularizer.get_config() == {"l2": STRENGTH}
+
+
+def test_one_of_this_package_s_cannot_be_set_on_a_built_layer_alone():
+    """It is state of the layer, to which Keras takes none once it is built: an error, and not silence."""
+    model = sequential()
+    with pytest.raises(ValueError, match="already built"):
+        model.layers[0].kernel_regularizer = L2(STRENGTH)
+    assert model.layers[0].kernel_regularizer is None
+
+
+@pytest.mark.parametrize("make", [sequential, attention, custom_layer, subclassed])
+def test_strengths_are_no_weights_and_leave_with_the_penalty(make, tmp_path):
+    model = make()
+    before, kinds = model.count_params(), [v.path for v in model.variables]
+    model.save_weights(tmp_path / "plain.weights.h5")
+    penalty = L2(STRENGTH)
+    attach(model, penalty)
+    assert model.count_params() == before
+    assert [v for v in model.variables if v is penalty.state] != []
+    model.load_weights(tmp_path / "plain.weights.h5")  # neither file knows of the strength
+    model.save_weights(tmp_path / "penalised.weights.h5")
+    detach(model)
+    assert [v.path for v in model.variables] == kinds
+    model.load_weights(tmp_path / "penalised.weights.h5")
 
 
 # Mistakes.

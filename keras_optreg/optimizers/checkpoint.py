@@ -72,6 +72,8 @@ def load(optimizer: "RuleOptimizer", store: Any) -> None:
                 f"is {RATES[own]}.",
                 stacklevel=4,
             )
+    if optimizer.built and optimizer.state.strengths is not None:
+        optimizer.state.strengths.refresh()  # what the penalties say holds; their config is saved, too
 
 
 def _layout(optimizer: "RuleOptimizer") -> list[str]:
@@ -87,6 +89,7 @@ def _layout(optimizer: "RuleOptimizer") -> list[str]:
         groups |= {name: [variable] for name, variable in optimizer.state.shared.items()}
         groups["started"] = [optimizer.state.started]
         groups["multipliers"] = [optimizer.state.multipliers]
+        groups["strengths"] = [optimizer.state.strengths and optimizer.state.strengths.variable]
         groups["average"] = optimizer._model_variables_moving_average if optimizer.use_ema else []
         if k := optimizer.gradient_accumulation_steps:
             groups[f"accumulated over {k}"] = optimizer._accumulated_gradients

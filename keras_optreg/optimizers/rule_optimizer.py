@@ -82,6 +82,7 @@ class RuleOptimizer(PreciseState, ScheduledRate):
         measure: optional `(g, w, state, shared, *, lr, t, **own_arguments) -> {name: scalar}`, summed over all
             weights into the `sums` that `share` gets.
         has_metric: whether the rule's `Step` carries a `metric`.
+        has_scalar_metric: whether that is one number for all of a weight, which some proximal maps need.
         takes_decay: the rule receives `wd` and applies the decay itself.
         owns_iterate: the rule rebuilds w from its own copy; so it takes the decay, and proximal penalties and
             constraints are refused.
@@ -95,6 +96,7 @@ class RuleOptimizer(PreciseState, ScheduledRate):
     share: ClassVar[Callable[..., dict[str, Tensor]] | None] = None
     measure: ClassVar[Callable[..., dict[str, Tensor]] | None] = None
     has_metric: bool = False
+    has_scalar_metric: ClassVar[bool] = False
     takes_decay: ClassVar[bool] = False
     owns_iterate: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
@@ -139,7 +141,7 @@ class RuleOptimizer(PreciseState, ScheduledRate):
         refused = "its rule rebuilds the weights from a copy of its own" if self.owns_iterate else ""
         if not self.has_metric:
             refused = refused or f"the rule of {owner} gives no step size for it"
-        weight_plan.check_penalties(owner, self.penalties, proximal_refused=refused)
+        weight_plan.check_penalties(owner, self.penalties, proximal_refused=refused, is_scalar=self.has_scalar_metric)
         self._built_with: _Opaque | None = None
         self._checked: tuple[tuple[str, Any], ...] = ()
 
@@ -384,7 +386,7 @@ class RuleOptimizer(PreciseState, ScheduledRate):
         """All numbers and flags that stand as constants in a compiled step. Another value needs another step."""
         return (
             *self.own_arguments().values(),
-            *(repr(penalty) for _, penalty in self.penalties),
+            *(penalty.settings() for _, penalty in self.penalties),
             *map(repr, self.gradient_transforms),
             self.weight_decay is None,
             isinstance(self.weight_decay, FullyDecoupled),

@@ -97,6 +97,8 @@ class SGD(RuleOptimizer):
         """The velocity v, only with momentum."""
         return {"v": ZEROS} if self.momentum else {}
 
+    has_scalar_metric = True
+
     @property
     def has_metric(self) -> bool:
         """α(1 − d)/(1 − μ); without momentum's decay (μ = 1) there is none."""

@@ -1,12 +1,14 @@
 """What a built optimizer keeps for its weights: slots, how each starts, shared scalars and flags."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import keras
 import numpy as np
 
+from keras_optreg.live_numbers import Home, LiveNumbers
 from keras_optreg.optimizers.weight_plan import WeightPlan
 from keras_optreg.select import path_of
 from keras_optreg.typing import Variable
@@ -50,6 +52,12 @@ class Built:
     """1 for each weight that has had a gradient; only there when a slot starts as the weight or its gradient."""
     multipliers: Variable | None
     """The factor on the learning rate of each weight; only there when some were given."""
+    strengths: Home | None
+    """Where compiled functions read the strengths of the penalties; only there when some were given."""
+
+    def at_strengths(self, dtype: Any) -> AbstractContextManager[Any]:
+        """While this lasts, the penalties have their strengths of this step."""
+        return nullcontext() if self.strengths is None else self.strengths.reading(dtype)
 
 
 def update_precision(dtype: Any) -> str:
@@ -81,7 +89,13 @@ def create(optimizer: "RuleOptimizer", plan: WeightPlan, variables: Sequence[Var
     started = _scalars(optimizer, np.zeros(len(variables)), "started") if is_filled else None
     is_multiplied = bool(optimizer.learning_rate_multipliers)
     multipliers = _scalars(optimizer, np.array(plan.multipliers), "multipliers") if is_multiplied else None
-    return Built(plan, slots, shared, started, multipliers)
+    return Built(plan, slots, shared, started, multipliers, _strengths(optimizer))
+
+
+def _strengths(optimizer: "RuleOptimizer") -> Home | None:
+    parts = [p for _, penalty in optimizer.penalties if isinstance(penalty, LiveNumbers) for p in penalty.live_parts()]
+    parts = list({id(part): part for part in parts}.values())
+    return Home(parts, _scalars(optimizer, Home.values_of(parts), "strengths")) if parts else None
 
 
 def _slot(optimizer: "RuleOptimizer", variable: Variable, name: str, start: Start) -> Variable | None:

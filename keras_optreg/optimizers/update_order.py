@@ -148,8 +148,9 @@ def _seen_by_rule(
     lr = ops.cast(lr, w.dtype)
     if built.multipliers is not None:
         lr = lr * ops.cast(ops.convert_to_tensor(built.multipliers)[i], w.dtype)
-    for penalty in built.plan.coupled[i]:
-        g = g + ops.cast(penalty.gradient(w), w.dtype)
+    with built.at_strengths(w.dtype):
+        for penalty in built.plan.coupled[i]:
+            g = g + ops.cast(penalty.gradient(w), w.dtype)
     state = state_of(optimizer, i, w, g, read)
     w = optimizer.resumed(w, state)
     if _decays(optimizer, i) and not type(optimizer).takes_decay:
@@ -201,7 +202,8 @@ def _finished(
     built, variable = optimizer.state, optimizer._trainable_variables[i]
     proximal, constraint = built.plan.proximal[i], getattr(variable, "constraint", None)
     if proximal is not None:
-        w = proximal.proximal(w, _proximal_step(proximal, w, step))
+        with built.at_strengths(w.dtype):
+            w = proximal.proximal(w, _proximal_step(proximal, w, step))
     if constraint is not None:
         w = constraint(w)
     state = step.state

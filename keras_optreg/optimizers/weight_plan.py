@@ -49,8 +49,17 @@ def as_penalties(value: Any) -> list[tuple[Selector, Penalty]]:
     return groups
 
 
-def check_penalties(owner: str, penalties: Sequence[tuple[Selector, Penalty]], *, proximal_refused: str) -> None:
-    """Refuse at construction what the rule cannot carry out; `proximal_refused` says why, or is empty."""
+def check_penalties(
+    owner: str, penalties: Sequence[tuple[Selector, Penalty]], *, proximal_refused: str, is_scalar: bool
+) -> None:
+    """Refuse at construction what the rule cannot carry out.
+
+    Args:
+        owner: the optimizer's name.
+        penalties: what it was given.
+        proximal_refused: why it takes no proximal penalty; empty when it does.
+        is_scalar: whether its metric is one number for all of a weight.
+    """
     for _, penalty in penalties:
         if is_proximal(penalty):
             if proximal_refused:
@@ -58,6 +67,12 @@ def check_penalties(owner: str, penalties: Sequence[tuple[Selector, Penalty]], *
                     f"{owner} cannot apply {penalty!r} as a proximal penalty: {proximal_refused}. "
                     f"Add its gradient instead, penalties={penalty!r}.coupled(), or put it in the loss with "
                     "keras_optreg.attach(model, penalty)."
+                )
+            if not (is_scalar or penalty.takes_vector_steps):
+                raise ValueError(
+                    f"{owner} cannot apply {penalty!r} as a proximal penalty: its step differs from element to element "
+                    "of a weight, and under such steps this proximal map has no formula. Use SGD, or put the penalty "
+                    "in the loss with keras_optreg.attach(model, penalty)."
                 )
         elif not penalty.is_coupled and any(
             getattr(part, "has_proximal_map", False) for part in getattr(penalty, "penalties", ())

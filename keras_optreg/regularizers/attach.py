@@ -7,7 +7,7 @@ from weakref import WeakKeyDictionary
 import keras
 
 from keras_optreg.introspection import inner_optimizer, is_quadratic, shown
-from keras_optreg.regularizers.owners import Owner, SavedConfig, owners_of
+from keras_optreg.regularizers.owners import Owner, SavedConfig, forget, owners_of, track
 from keras_optreg.regularizers.saved_form import is_serializable, needs_package, same_penalty
 from keras_optreg.regularizers.sum import Sum
 from keras_optreg.select import Selector, as_selector, everything, kernels, path_of
@@ -144,11 +144,10 @@ def detach(model: Any, on: Selector | None = None, *, remove_all: bool = False) 
             f"detach: none of the {len(chosen)} selected weights was given a penalty by attach in this process. "
             f"A penalty from a layer's constructor or a loaded file is removed with detach(model, remove_all=True)."
         )
+    removed: list[Any] = []
     for owner in attached:
-        if remove_all:
-            owner.variable.regularizer = None
-        else:
-            owner.variable.regularizer = getattr(owner.variable, _VARIABLE_BEFORE)
+        removed.append(owner.variable.regularizer)
+        owner.variable.regularizer = None if remove_all else getattr(owner.variable, _VARIABLE_BEFORE)
         owner.variable.__dict__.pop(_VARIABLE_BEFORE, None)
     for holder in {id(o.holder): o.holder for o in attached if o.holder is not None}.values():
         # A holder of several weights keeps nothing once one of them is detached: it would come back to that one.
@@ -156,6 +155,7 @@ def detach(model: Any, on: Selector | None = None, *, remove_all: bool = False) 
         holder.penalty = None if remove_all else before.get(holder.attribute)
         if not any(hasattr(v, _VARIABLE_BEFORE) for v in holder.variables):
             before.pop(holder.attribute, None)
+    forget(model, removed)
     _retrace(model)
     return _table(model, [(owner, "detached") for owner in attached], needs_package(model))
 
@@ -194,12 +194,16 @@ def _give(model: Any, pairs: Sequence[tuple[Owner, Any]], existing: str | None, 
             f"{purpose}: another penalty stands on {found}. Pass existing='add' to add to it or existing='replace' to "
             "replace it, or select other weights. Nothing was changed."
         )
+    removed: list[Any] = []
     for owner, penalty in plan:
         is_new_to_layer = owner.holder is not None and not same_penalty(owner.holder.penalty, penalty)
         if owner.variable.regularizer is not penalty or is_new_to_layer:
             owner.variable.__dict__.setdefault(_VARIABLE_BEFORE, owner.variable.regularizer)
+            removed.append(owner.variable.regularizer)
             owner.variable.regularizer = penalty
+            track(owner.layer, penalty)  # also where it has no attribute for it
     _tell_layers([owner for owner, _ in plan])
+    forget(model, removed)
     _retrace(model)
     if any(status == "attached" and is_quadratic(owner.variable.regularizer) for owner, status in statuses):
         _warn_of_double_shrinking(model)

@@ -45,6 +45,7 @@ class L1(PenaltyRegularizer):
     """
 
     aliases = {"l1": "strength"}
+    is_one_pass = True
 
     def __init__(self, strength: float | None = None, *, l1: float | None = None):
         super().__init__(strength=strength_of("L1", strength, "l1", l1))

@@ -5,6 +5,7 @@ from typing import Any, Self
 import keras
 from keras import ops
 
+from keras_optreg.regularizers.one_pass import sum_of_squares
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
 from keras_optreg.regularizers.scales import per_example_factor
 
@@ -43,7 +44,7 @@ class L1L2(PenaltyRegularizer):
     @property
     def is_quadratic(self) -> bool:
         """Whether its L2 part is there."""
-        return self.l2 > 0
+        return self.numbers["l2"] > 0
 
     @classmethod
     def halved(cls, l1: float, l2: float) -> Self:
@@ -56,7 +57,7 @@ class L1L2(PenaltyRegularizer):
         return cls(l1, l2).scaled(per_example_factor("L1L2", num_examples))
 
     def penalty(self, x: Any) -> Any:
-        return self.l1 * ops.sum(ops.abs(x)) + self.l2 * ops.sum(ops.square(x))
+        return self.l1 * ops.sum(ops.abs(x)) + self.l2 * sum_of_squares(x)
 
     def gradient(self, w: Any) -> Any:
         return self.l1 * ops.sign(w) + 2 * self.l2 * w

@@ -3,8 +3,8 @@
 from typing import Any, Self
 
 import keras
-from keras import ops
 
+from keras_optreg.regularizers.one_pass import sum_of_squares
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
 from keras_optreg.regularizers.scales import per_example_factor, strength_of
 
@@ -45,6 +45,7 @@ class L2(PenaltyRegularizer):
     """
 
     aliases = {"l2": "strength"}
+    is_one_pass = True
 
     def __init__(self, strength: float | None = None, *, l2: float | None = None):
         super().__init__(strength=strength_of("L2", strength, "l2", l2))
@@ -52,7 +53,7 @@ class L2(PenaltyRegularizer):
     @property
     def is_quadratic(self) -> bool:
         """Whether it shrinks anything at all."""
-        return self.strength > 0
+        return self.numbers["strength"] > 0
 
     @classmethod
     def halved(cls, strength: float) -> Self:
@@ -65,7 +66,7 @@ class L2(PenaltyRegularizer):
         return cls(strength).scaled(per_example_factor("L2", num_examples))
 
     def penalty(self, x: Any) -> Any:
-        return self.strength * ops.sum(ops.square(x))
+        return self.strength * sum_of_squares(x)
 
     def gradient(self, w: Any) -> Any:
         return 2 * self.strength * w

@@ -3,11 +3,13 @@
 Keras counts a penalty where `variable.regularizer` stands, but saves and clones what a *layer's config* says. So each
 weight has an owner: the layer, and the attribute from which that layer's `get_config` takes the penalty. Some layers
 keep one penalty for several weights (the four projections of attention, both factors of LoRA), some have no place.
-Keras has no public way to walk all sublayers and their own variables: `_layers` and `_*_variables` are used here only.
+Keras has no public way to walk all sublayers and their own variables, nor to add state to a layer that is built:
+`_layers`, `_*_variables` and `_tracker` are used here only.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +47,8 @@ class Holder:
 
     @penalty.setter
     def penalty(self, value: Any) -> None:
-        setattr(self.target, self.attribute, value)
+        with _open_to_state(self.target):
+            setattr(self.target, self.attribute, value)
 
 
 @dataclass(eq=False)
@@ -59,6 +62,36 @@ class Owner:
     is_trainable: bool
     is_parameter: bool
     """Made to be trained, even if frozen now; not the state of a layer, such as a moving mean or a seed."""
+
+
+def track(layer: keras.Layer, penalty: Any) -> None:
+    """Has the layer hand the strengths of a penalty to compiled functions, as it does for its own attributes."""
+    with _open_to_state(layer) as tracker:
+        tracker.track(penalty)
+
+
+def forget(model: keras.Layer, penalties: Iterable[Any]) -> None:
+    """Undoes `track` for penalties that were taken away, in all layers that no longer use them."""
+    for chain in _walk((model,), set()):
+        layer = chain[-1]
+        weights = [*layer._trainable_variables, *layer._non_trainable_variables]
+        used = {id(value) for value in [*vars(layer).values(), *(v.regularizer for v in weights)]}
+        for penalty in penalties:
+            if id(penalty) not in used:
+                layer._tracker.untrack(penalty)
+
+
+@contextmanager
+def _open_to_state(layer: keras.Layer) -> Iterator[Any]:
+    """Keras lets a layer take no new state once it is built, and takes the strengths of a penalty for such."""
+    tracker: Any = layer._tracker
+    was_locked = tracker.locked
+    tracker.unlock()
+    try:
+        yield tracker
+    finally:
+        if was_locked:
+            tracker.lock()
 
 
 def owners_of(model: Any, purpose: str) -> list[Owner]:

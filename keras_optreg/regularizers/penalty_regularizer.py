@@ -7,9 +7,12 @@ import keras
 from keras import ops
 
 from keras_optreg.bounds import NON_NEGATIVE, Interval, check
+from keras_optreg.live_numbers import LiveNumbers
+from keras_optreg.regularizers.one_pass import with_gradient
+from keras_optreg.saving import deserialize, serialize
 
 
-class PenaltyRegularizer(keras.regularizers.Regularizer):
+class PenaltyRegularizer(keras.regularizers.Regularizer, LiveNumbers):
     r"""A penalty Ω: a scalar that grows with what training should avoid. Subclass it to add one.
 
     A subclass writes `penalty`, and where they are known `gradient` and `proximal`; what it gives, it has:
@@ -18,11 +21,10 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
     `Dense(8, kernel_regularizer=...)`, `keras_optreg.attach`, and the `penalties=` of an optimizer of this package,
     where it acts through its proximal map unless it is `coupled()`.
 
-    Strengths are checked, saved and shown here. They can be set, `penalty.strength = 1e-3`: value, config and equality
-    follow. A function that is already traced keeps the old number, as it does with Keras's regularizers: afterwards
-    call `model.compile(...)` again, or `model.make_train_function(force=True)` and `make_test_function(force=True)`
-    (in a callback, too), or attach the same object again, which does that. The same holds for a penalty in an
-    optimizer's `penalties=`, which is part of the train function.
+    Strengths are checked, saved and shown here. They can be set at any time, `penalty.strength = 1e-3`, and act from
+    the next training step on, in functions that are already compiled too, on every backend: inside `penalty`,
+    `gradient` and `proximal` a strength is a tensor that is read anew at every step, elsewhere a float.
+    (On JAX a callback must have looked at `self.model` before it sets one; otherwise that is an error.)
 
     The scalar is always float32, and so are the sums behind it: a sum of squares in float16 overflows at 65504.
 
@@ -46,15 +48,21 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
     bounds: ClassVar[Mapping[str, Interval]] = {}
     aliases: ClassVar[Mapping[str, str]] = {}
     """Other names of strengths, such as Keras's: alias -> strength."""
+    arguments: ClassVar[tuple[str, ...]] = ()
+    """The constructor's other arguments, each an attribute of its name, such as a view. They cannot be set later."""
     has_gradient: bool = False
     has_proximal_map: bool = False
+    takes_vector_steps: bool = True
+    """Whether the proximal map takes a step for each weight, as the rules of Adam and its kin need."""
+    is_one_pass: bool = False
+    """Whether its gradient is a tensor times the strength: one pass over memory, also where nothing is compiled."""
     is_quadratic: bool = False
     """Whether it shrinks weights in proportion to their size, as weight decay does."""
 
     def __init__(self, **strengths: float):
-        self._strengths = dict.fromkeys(strengths, 0.0)
         for name, value in strengths.items():
-            setattr(self, name, value)
+            check(type(self).__name__, {name: value}, {name: self.bounds.get(name, NON_NEGATIVE)})
+        LiveNumbers.__init__(self, **{name: float(value) for name, value in strengths.items()})
         self.is_coupled = False
 
     def __init_subclass__(cls, **kwargs: Any):
@@ -69,22 +77,24 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
         cls.has_gradient = cls.gradient is not PenaltyRegularizer.gradient
         cls.has_proximal_map = cls.proximal is not PenaltyRegularizer.proximal
 
-    def __getattr__(self, name: str) -> float:
-        try:
-            return self.__dict__["_strengths"][self.aliases.get(name, name)]
-        except KeyError:
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}") from None
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(self.aliases.get(name, name))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        strength, strengths = self.aliases.get(name, name), self.__dict__.get("_strengths", {})
-        if strength not in strengths:
-            return super().__setattr__(name, value)
-        check(type(self).__name__, {name: value}, {name: self.bounds.get(strength, NON_NEGATIVE)})
-        strengths[strength] = float(value)
+        strength = self.aliases.get(name, name)
+        if strength in self.__dict__.get("_numbers", {}):
+            check(type(self).__name__, {name: value}, {name: self.bounds.get(strength, NON_NEGATIVE)})
+        elif name in self.arguments:
+            if name in self.__dict__:
+                kind = type(self).__name__
+                raise AttributeError(f"The `{name}` of {kind} is part of its formula. Make another {kind}.")
+            if name in self.bounds:
+                check(type(self).__name__, {name: value}, {name: self.bounds[name]})
+        super().__setattr__(strength, value)
 
     def __call__(self, x: Any) -> Any:
         """Ω(x) as a float32 scalar, whatever the dtype of `x`."""
-        return self.penalty(ops.cast(x, "float32"))
+        return with_gradient(self, ops.cast(x, "float32"))
 
     def penalty(self, x: Any) -> Any:
         """The formula: Ω(x), a scalar, for a float32 tensor `x`."""
@@ -95,8 +105,15 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
         raise NotImplementedError(f"{type(self).__name__} gives no gradient (`has_gradient` is False).")
 
     def proximal(self, w: Any, step: Any) -> Any:
-        """argmin_z ½‖z − w‖² + step·Ω(z), a tensor like `w`; `step` >= 0 is a scalar or shaped like `w`."""
+        """argmin_z ½‖z − w‖² + step·Ω(z), a tensor like `w`; `step` >= 0 is a scalar or shaped like `w`.
+
+        With a step d for each weight it is argmin_z ½ Σ (z − w)²/d + Ω(z).
+        """
         raise NotImplementedError(f"{type(self).__name__} has no proximal map (`has_proximal_map` is False).")
+
+    def for_variable(self, variable: Any) -> Self:
+        """What `attach` puts on this weight: itself, unless the formula needs something of the weight."""
+        return self
 
     def coupled(self) -> Self:
         """The same penalty which in an optimizer's `penalties=` adds its gradient instead of using its proximal map."""
@@ -104,14 +121,19 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
 
     def scaled(self, factor: float) -> Self:
         """The same penalty with all its strengths multiplied by `factor`."""
-        return self.from_config({**self.get_config(), **{k: v * factor for k, v in self._strengths.items()}})
+        return self.from_config({**self.get_config(), **{k: v * factor for k, v in self.numbers.items()}})
+
+    def settings(self) -> tuple[Any, ...]:
+        """What a compiled function takes as constant: all but the strengths."""
+        return type(self), self.is_coupled, *(repr(getattr(self, name)) for name in self.arguments)
 
     def get_config(self) -> dict[str, Any]:
-        return {**self._strengths, "is_coupled": self.is_coupled}
+        arguments = {name: serialize(getattr(self, name)) for name in self.arguments}
+        return {**self.numbers, **arguments, "is_coupled": self.is_coupled}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        arguments = dict(config)
+        arguments = {name: deserialize(value) if name in cls.arguments else value for name, value in config.items()}
         is_coupled = arguments.pop("is_coupled", False)
         penalty = cls(**arguments)
         penalty.is_coupled = is_coupled
@@ -124,6 +146,7 @@ class PenaltyRegularizer(keras.regularizers.Regularizer):
         return hash(type(self))  # strengths may change, a hash must not
 
     def __repr__(self) -> str:
-        is_single = len(self._strengths) == 1
-        arguments = [str(v) if is_single else f"{name}={v}" for name, v in self._strengths.items()]
-        return f"{type(self).__name__}({', '.join(arguments)})" + (".coupled()" if self.is_coupled else "")
+        is_single = len(self.numbers) == 1
+        shown = [str(v) if is_single else f"{name}={v}" for name, v in self.numbers.items()]
+        shown += [f"{name}={getattr(self, name)!r}" for name in self.arguments]
+        return f"{type(self).__name__}({', '.join(shown)})" + (".coupled()" if self.is_coupled else "")

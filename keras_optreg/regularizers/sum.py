@@ -5,6 +5,7 @@ from typing import Any, Self
 import keras
 
 from keras_optreg.introspection import is_quadratic, shown
+from keras_optreg.live_numbers import LiveNumbers
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
 from keras_optreg.saving import deserialize, serialize
 
@@ -33,13 +34,13 @@ class Sum(PenaltyRegularizer):
     """
 
     def __init__(self, *penalties: keras.regularizers.Regularizer):
-        super().__init__()
         if not penalties:
             raise ValueError("Sum takes at least one penalty, as in Sum(L1(1e-5), L2(1e-4)). Received none.")
         for part in penalties:
             if not isinstance(part, keras.regularizers.Regularizer):
                 raise TypeError(f"The parts of a Sum must be regularizer objects, such as L1(1e-5). Received: {part!r}")
         self.penalties = tuple(part for p in penalties for part in (p.penalties if isinstance(p, Sum) else (p,)))
+        super().__init__()
         self.has_gradient = all(getattr(part, "has_gradient", False) for part in self.penalties)
 
     @property
@@ -54,6 +55,13 @@ class Sum(PenaltyRegularizer):
         if not self.has_gradient:
             raise NotImplementedError(f"A part of {self!r} gives no gradient (`has_gradient` is False).")
         return sum(part.gradient(w) for part in self.penalties)  # type: ignore[attr-defined]
+
+    def live_parts(self) -> list[LiveNumbers]:
+        return [part for part in self.penalties if isinstance(part, LiveNumbers)]
+
+    def settings(self) -> tuple[Any, ...]:
+        parts = (p.settings() if isinstance(p, PenaltyRegularizer) else repr(p) for p in self.penalties)
+        return type(self), self.is_coupled, *parts
 
     def scaled(self, factor: float) -> Self:
         for part in self.penalties:

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_optreg import live_numbers
 from keras_optreg.callbacks.actions.action import Action
 from keras_optreg.introspection import averaging_optimizers, inner_optimizer
 
@@ -100,7 +101,8 @@ class EvaluateAtAverage(Action):
             return
         norms = self._norms()
         weights = [(o, [(v, _copy(v)) for v in o._trainable_variables]) for o in waiting]
-        states = [(v, _copy(v)) for v in self.model.non_trainable_variables] if norms else []
+        others = [v for v in self.model.non_trainable_variables if v.name != live_numbers.NAME]
+        states = [(v, _copy(v)) for v in others] if norms else []
         for optimizer in waiting:
             optimizer.to_average()
         if any(optimizer.is_at_average() for optimizer in waiting):  # not before the first update

@@ -1,0 +1,48 @@
+"""Values and gradients of penalties in as few passes over memory as the backend allows."""
+
+from typing import TYPE_CHECKING, Any
+
+import keras
+from keras import ops
+
+if TYPE_CHECKING:
+    from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
+
+
+def with_gradient(penalty: "PenaltyRegularizer", x: Any) -> Any:
+    """Ω(x) at the strengths of this step. On TensorFlow its gradient is the penalty's own, where it has one.
+
+    By default TensorFlow compiles nothing, and differentiates a formula operation by operation, each a pass over memory
+    with a fresh temporary. The penalty's gradient is one formula, and compiled by itself a single pass.
+    """
+    home = penalty.home
+    with home.reading() as strengths:
+        if keras.backend.backend() != "tensorflow" or not penalty.has_gradient:
+            return penalty.penalty(x)
+        import tensorflow as tf
+
+        def gradient(x: Any, strengths: Any, upstream: Any) -> Any:
+            if penalty.is_one_pass:
+                with home.reading(values=strengths * upstream):
+                    return penalty.gradient(x)
+            with home.reading(values=strengths):
+                return upstream * penalty.gradient(x)
+
+        # One device only: the replicas of a strategy may be on devices that XLA does not know.
+        is_compiled = not (penalty.is_one_pass or tf.executing_eagerly() or tf.distribute.has_strategy())
+        backward = tf.function(gradient, autograph=False, jit_compile=True) if is_compiled else gradient
+
+        @tf.custom_gradient
+        def value(x: Any) -> Any:
+            return penalty.penalty(x), lambda upstream: backward(x, strengths, upstream)
+
+        return value(x)
+
+
+def sum_of_squares(x: Any) -> Any:
+    """Σx², on TensorFlow without a temporary of the squares."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return 2 * tf.nn.l2_loss(x)
+    return ops.sum(ops.square(x))
