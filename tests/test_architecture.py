@@ -30,6 +30,8 @@ SHARED = {
     "optimizers.wrapper",
     "optimizers.gradient_transforms",
     "regularizers.penalty_regularizer",
+    "regularizers.piecewise",
+    "regularizers.layer_choice",
     "regularizers.one_pass",
     "regularizers.owners",
     "regularizers.saved_form",
@@ -48,6 +50,7 @@ SHARED = {
 ABOVE = {
     "optimizers.proximal": "the rules of SGD and Adagrad under the names of the methods with a proximal map",
     "regularizers.attach": "composes two penalties on one weight into a Sum",
+    "regularizers.attach_activity": "attaches, and makes traced functions anew as attach does",
     "regularizers.to_keras": "knows which of our penalties Keras has too",
     "schedules.combinators": "makes schedules of schedules; a warmup is a line joined to another",
     "callbacks.tensorboard": "a preset: the probes and the writer that belong together",

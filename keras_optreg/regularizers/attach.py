@@ -8,6 +8,7 @@ import keras
 
 from keras_optreg.introspection import inner_optimizer, is_quadratic, shown
 from keras_optreg.regularizers.owners import Owner, SavedConfig, forget, owners_of, track
+from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
 from keras_optreg.regularizers.saved_form import is_serializable, needs_package, same_penalty
 from keras_optreg.regularizers.sum import Sum
 from keras_optreg.select import Selector, as_selector, everything, kernels, path_of
@@ -156,7 +157,7 @@ def detach(model: Any, on: Selector | None = None, *, remove_all: bool = False) 
         if not any(hasattr(v, _VARIABLE_BEFORE) for v in holder.variables):
             before.pop(holder.attribute, None)
     forget(model, removed)
-    _retrace(model)
+    retrace(model)
     return _table(model, [(owner, "detached") for owner in attached], needs_package(model))
 
 
@@ -172,8 +173,10 @@ def _give(model: Any, pairs: Sequence[tuple[Owner, Any]], existing: str | None, 
     statuses: list[tuple[Owner, str]] = []
     plan: list[tuple[Owner, Any]] = []
     conflicts: list[Owner] = []
-    for owner, penalty in pairs:
-        standing = _standing(owner)
+    for owner, given in pairs:
+        standing, penalty = _standing(owner), given
+        if isinstance(given, PenaltyRegularizer) and owner.is_trainable:
+            penalty = given.for_variable(owner.variable)
         if not owner.is_trainable:
             statuses.append((owner, "frozen, skipped"))
         elif owner.variable.regularizer is not None and _holds(standing, penalty, existing):
@@ -204,7 +207,7 @@ def _give(model: Any, pairs: Sequence[tuple[Owner, Any]], existing: str | None, 
             track(owner.layer, penalty)  # also where it has no attribute for it
     _tell_layers([owner for owner, _ in plan])
     forget(model, removed)
-    _retrace(model)
+    retrace(model)
     if any(status == "attached" and is_quadratic(owner.variable.regularizer) for owner, status in statuses):
         _warn_of_double_shrinking(model)
     return _table(model, statuses)
@@ -250,7 +253,7 @@ def _table(model: Any, statuses: Sequence[tuple[Owner, str]], footer: str = "") 
     return Table(_COLUMNS, rows, footer)
 
 
-def _retrace(model: Any) -> None:
+def retrace(model: Any) -> None:
     """Train and test functions that are already traced keep the old loss on TensorFlow and JAX: makes them again."""
     for kind in ("train", "test"):
         if getattr(model, f"{kind}_function", None) is not None:

@@ -1,17 +1,13 @@
 """Dropout for a model that exists."""
 
 import inspect
-import re
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
 
 from keras_optreg.bounds import FRACTION, check
+from keras_optreg.regularizers.layer_choice import Choice, chosen, names
 from keras_optreg.saving import without, without_tensorflow
-
-Kinds = type[keras.Layer] | tuple[type[keras.Layer], ...]
-After = Kinds | str | Iterable[keras.Layer | str] | Callable[[keras.Layer], bool]
 
 _DENSE_AND_CONVOLUTIONS = (
     keras.layers.Dense,
@@ -29,7 +25,7 @@ _DENSE_AND_CONVOLUTIONS = (
 )
 
 
-def insert_dropout(model: Any, rate: float, after: After | None = None, seed: int | None = None) -> keras.Model:
+def insert_dropout(model: Any, rate: float, after: Choice | None = None, seed: int | None = None) -> keras.Model:
     r"""A new model with dropout after the chosen layers; it shares all weights with the given one.
 
     Use it to regularize a network that was built, or trained, without dropout. Training either model trains both: they
@@ -71,7 +67,7 @@ def insert_dropout(model: Any, rate: float, after: After | None = None, seed: in
     check("insert_dropout", {"rate": rate}, {"rate": FRACTION})
     _check_model(model)
     outputs = {id(tensor._keras_history.operation) for tensor in keras.tree.flatten(model.outputs)}
-    chosen = {id(layer) for layer in _chosen(model, after, outputs)}
+    before_dropout = {id(layer) for layer in _before_dropout(model, after, outputs)}
     inserted: list[str] = []
 
     def dropout_behind(layer: Any) -> keras.Layer:
@@ -83,12 +79,12 @@ def insert_dropout(model: Any, rate: float, after: After | None = None, seed: in
         start = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
         layers: list[Any] = [start]
         for layer in model.layers:
-            layers += [layer, dropout_behind(layer)] if id(layer) in chosen else [layer]
+            layers += [layer, dropout_behind(layer)] if id(layer) in before_dropout else [layer]
         return _compiled_as(model, type(model)(layers, name=model.name))
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         output = layer(*args, **kwargs)
-        if id(layer) not in chosen:
+        if id(layer) not in before_dropout:
             return output
         if not isinstance(output, keras.KerasTensor):
             raise ValueError(
@@ -146,37 +142,24 @@ def _graph(model: Any) -> keras.Model:
     return keras.Model(model.input, model.output, name=model.name)
 
 
-def _chosen(model: Any, after: After | None, outputs: set[int]) -> list[keras.Layer]:
+def _before_dropout(model: Any, after: Choice | None, outputs: set[int]) -> list[keras.Layer]:
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     inner = [layer for layer in layers if id(layer) not in outputs]
     if after is None:
         found = [layer for layer in inner if _has_activation(layer)]
-    elif isinstance(after, type) or (isinstance(after, tuple) and after and all(isinstance(a, type) for a in after)):
-        found = [layer for layer in inner if isinstance(layer, after)]  # pyright: ignore[reportArgumentType]
-    elif isinstance(after, str):
-        found = [layer for layer in inner if re.search(after, layer.name)]
-    elif isinstance(after, list | tuple | set):
-        unknown = [a for a in after if not any(a is layer or a == layer.name for layer in layers)]
-        if unknown:
-            raise ValueError(f"insert_dropout: {unknown!r} is not among the model's layers: {_names(layers)}.")
-        found = [layer for layer in layers if any(a is layer or a == layer.name for a in after)]
-    elif callable(after):
-        found = [layer for layer in inner if after(layer)]
     else:
-        raise TypeError(
-            "The `after` of insert_dropout must be a layer class, a tuple of classes, a regular expression, a list of "
-            f"layers or names, or a function of a layer. Received: after={after!r}"
-        )
+        is_list = isinstance(after, list | tuple | set) and not all(isinstance(a, type) for a in after)
+        found = chosen(layers if is_list else inner, after, "insert_dropout", "after")
     if not found and after is None:
         raise ValueError(
             "insert_dropout: by default dropout goes behind dense and convolutional layers with an activation of their "
             "own, other than those that make the outputs, and there is none. Say where: after=keras.layers.ReLU, "
-            f"after='re_lu', after=[names]. The model's layers: {_names(layers)}."
+            f"after='re_lu', after=[names]. The model's layers: {names(layers)}."
         )
     if not found:
         raise ValueError(
             f"insert_dropout: no layer matches after={after!r}. Output layers are left out unless a list names them, "
-            f"and layers inside nested models are not reached. The model's layers: {_names(layers)}."
+            f"and layers inside nested models are not reached. The model's layers: {names(layers)}."
         )
     return found
 
@@ -184,7 +167,3 @@ def _chosen(model: Any, after: After | None, outputs: set[int]) -> list[keras.La
 def _has_activation(layer: keras.Layer) -> bool:
     linear = (None, keras.activations.linear)
     return isinstance(layer, _DENSE_AND_CONVOLUTIONS) and layer.activation not in linear  # type: ignore[attr-defined]
-
-
-def _names(layers: list[keras.Layer]) -> str:
-    return ", ".join(layer.name for layer in layers[:12]) + (f", … ({len(layers)} in all)" if len(layers) > 12 else "")

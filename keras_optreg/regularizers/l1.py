@@ -24,6 +24,8 @@ class L1(PenaltyRegularizer):
 
     `L1.halved(λ)` is ½ λ Σ|w| and `L1.per_example(λ, m)` is λ/(2m) Σ|w|, the scales of other textbooks.
 
+    With a mean squared error, `L1(2α)` is scikit-learn's `Lasso(alpha=α)`, which halves the error.
+
     Args:
         strength: λ, a finite number >= 0. Defaults to 0.01, Keras's default.
         l1: the same number under Keras's name, so that this class replaces `keras.regularizers.L1`.

@@ -23,6 +23,8 @@ class L1L2(PenaltyRegularizer):
 
     `L1L2.halved(λ₁, λ₂)` takes half of both, `L1L2.per_example(λ₁, λ₂, m)` both divided by 2m.
 
+    With a mean squared error, `L1L2(2αρ, α(1 − ρ))` is scikit-learn's `ElasticNet(alpha=α, l1_ratio=ρ)`.
+
     Args:
         l1: λ₁, a finite number >= 0. Defaults to 0.0.
         l2: λ₂, a finite number >= 0. Defaults to 0.0.

@@ -24,6 +24,8 @@ class L2(PenaltyRegularizer):
     `L2.halved(λ)` is ½ λ Σw², whose gradient is λ w, and `L2.per_example(λ, m)` is λ/(2m) Σw², the scale of many
     courses, where the data loss is a mean over m examples. Under plain SGD `L2.halved(λ)` is a weight decay of λ.
 
+    With a mean squared error over n examples, `L2(α/n)` is scikit-learn's `Ridge(alpha=α)`, which sums the error.
+
     Args:
         strength: λ, a finite number >= 0. Defaults to 0.01, Keras's default.
         l2: the same number under Keras's name, so that this class replaces `keras.regularizers.L2`.

@@ -47,7 +47,7 @@ class Holder:
 
     @penalty.setter
     def penalty(self, value: Any) -> None:
-        with _open_to_state(self.target):
+        with open_to_state(self.target):
             setattr(self.target, self.attribute, value)
 
 
@@ -66,7 +66,7 @@ class Owner:
 
 def track(layer: keras.Layer, penalty: Any) -> None:
     """Has the layer hand the strengths of a penalty to compiled functions, as it does for its own attributes."""
-    with _open_to_state(layer) as tracker:
+    with open_to_state(layer) as tracker:
         tracker.track(penalty)
 
 
@@ -82,7 +82,7 @@ def forget(model: keras.Layer, penalties: Iterable[Any]) -> None:
 
 
 @contextmanager
-def _open_to_state(layer: keras.Layer) -> Iterator[Any]:
+def open_to_state(layer: keras.Layer) -> Iterator[Any]:
     """Keras lets a layer take no new state once it is built, and takes the strengths of a penalty for such."""
     tracker: Any = layer._tracker
     was_locked = tracker.locked
@@ -172,7 +172,10 @@ class SavedConfig:
         """Why a reload would lose the penalty of the weight; empty when it survives."""
         again = "attach again, or use transfer, after loading"
         if not is_serializable(penalty):
-            return f"{type(penalty).__name__} cannot be saved: give it get_config and register it"
+            return (
+                getattr(penalty, "why_unsaved", "")
+                or f"{type(penalty).__name__} cannot be saved: give it get_config and register it"
+            )
         if owner.holder is None:
             return f"{type(owner.layer).__name__} has no {owner.argument} argument: {again}"
         keeper = type(owner.holder.chain[-1]).__name__

@@ -56,6 +56,8 @@ class PenaltyRegularizer(keras.regularizers.Regularizer, LiveNumbers):
     """Whether the proximal map takes a step for each weight, as the rules of Adam and its kin need."""
     is_one_pass: bool = False
     """Whether its gradient is a tensor times the strength: one pass over memory, also where nothing is compiled."""
+    why_unsaved: str = ""
+    """For a penalty that cannot be saved: why, and what to do."""
     is_quadratic: bool = False
     """Whether it shrinks weights in proportion to their size, as weight decay does."""
 

@@ -16,6 +16,7 @@ def is_serializable(penalty: Any) -> bool:
 
 def same_penalty(one: Any, other: Any) -> bool:
     """Whether two penalties are the same object or have the same saved form."""
+    one, other = getattr(one, "origin", one), getattr(other, "origin", other)
     if one is other:
         return True
     if one is None or other is None or type(one) is not type(other) or not is_serializable(one):

@@ -63,6 +63,15 @@ class Sum(PenaltyRegularizer):
         parts = (p.settings() if isinstance(p, PenaltyRegularizer) else repr(p) for p in self.penalties)
         return type(self), self.is_coupled, *parts
 
+    def for_variable(self, variable: Any) -> "Sum":
+        parts = [p.for_variable(variable) if isinstance(p, PenaltyRegularizer) else p for p in self.penalties]
+        return self if all(a is b for a, b in zip(parts, self.penalties, strict=True)) else Sum(*parts)
+
+    @property
+    def why_unsaved(self) -> str:
+        """That of the first part which has a reason."""
+        return next(filter(None, (getattr(part, "why_unsaved", "") for part in self.penalties)), "")
+
     def scaled(self, factor: float) -> Self:
         for part in self.penalties:
             if not isinstance(part, PenaltyRegularizer):
