@@ -1,8 +1,12 @@
 """What one may ask of any optimizer or penalty, ours or Keras's own, which do not say it themselves."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
+
+from keras_optreg.live_numbers import LiveNumbers
 
 
 def inner_optimizer(model: Any) -> Any:
@@ -18,16 +22,32 @@ def inner_optimizer(model: Any) -> Any:
 
 def averaging_optimizers(model: Any) -> list[Any]:
     """The optimizers of a model that have an average to evaluate, wherever they stand in others."""
-    found: list[Any] = []
-    waiting: list[Any] = [getattr(model, "optimizer", None)]
-    for optimizer in waiting:
-        if hasattr(optimizer, "to_average"):
-            found.append(optimizer)
-        elif hasattr(optimizer, "inner_optimizer"):
-            waiting.append(optimizer.inner_optimizer)
-        else:
-            waiting.extend(getattr(optimizer, "optimizers", ()))
+    found = _optimizers_of(model)
+    inner = {id(getattr(o, "inner_optimizer", None)) for o in found if hasattr(o, "to_average")}
+    return [optimizer for optimizer in found if hasattr(optimizer, "to_average") and id(optimizer) not in inner]
+
+
+def _optimizers_of(model: Any) -> list[Any]:
+    """The optimizer of a model and all that stand inside it."""
+    found: list[Any] = [model.optimizer] if getattr(model, "optimizer", None) is not None else []
+    for optimizer in found:
+        inner = [optimizer.inner_optimizer] if hasattr(optimizer, "inner_optimizer") else []
+        found += [*inner, *getattr(optimizer, "optimizers", ())]
     return found
+
+
+def penalties_of(model: Any) -> list[tuple[Any, Any]]:
+    """All penalties of this package that act in a model, each with its weight: None for those on activities.
+
+    Those in the loss and those in the update, the parts of sums one by one.
+    """
+    found: list[tuple[Any, Any]] = [(variable.regularizer, variable) for variable in model.trainable_variables]
+    found += [(layer.activity_regularizer, None) for layer in model._flatten_layers()]
+    for optimizer in _optimizers_of(model):
+        for selector, penalty in getattr(optimizer, "penalties", ()):
+            found += [(penalty, variable) for variable in selector.of(model.trainable_variables)]
+    parts = ((part, variable) for p, variable in found if isinstance(p, LiveNumbers) for part in p.live_parts())
+    return list(parts)
 
 
 def is_quadratic(penalty: Any) -> bool:
@@ -43,3 +63,19 @@ def shown(penalty: Any) -> str:
         return repr(penalty)
     arguments = ", ".join(f"{value:.4g}" for value in penalty.get_config().values() if isinstance(value, float))
     return f"keras {type(penalty).__name__}({arguments})"  # Keras's own have no repr
+
+
+@contextmanager
+def open_to_state(layer: keras.Layer) -> Iterator[Any]:
+    """Keras lets a layer take no new state once it is built; live numbers are state, but neither weights nor saved.
+
+    Keras itself unlocks `_tracker` to quantize a layer; there is no public way.
+    """
+    tracker: Any = layer._tracker
+    was_locked = tracker.locked
+    tracker.unlock()
+    try:
+        yield tracker
+    finally:
+        if was_locked:
+            tracker.lock()

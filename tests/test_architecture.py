@@ -41,6 +41,7 @@ SHARED = {
     "callbacks.direction",
     "callbacks.monitor",
     "callbacks.actions.action",
+    "callbacks.actions.scheduled",
     "callbacks.probes.probe",
     "callbacks.probes.gradient_tap",
     "callbacks.probes.replicas",

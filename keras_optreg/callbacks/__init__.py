@@ -1,7 +1,14 @@
 """Callbacks: those that watch (`Monitor`, `TensorBoard`) and those that act (`EarlyStopping`, `LearningRateDecay`)."""
 
 from keras_optreg.callbacks import probes, writers
-from keras_optreg.callbacks.actions import Action, EarlyStopping, EvaluateAtAverage, LearningRateDecay
+from keras_optreg.callbacks.actions import (
+    Action,
+    DropoutSchedule,
+    EarlyStopping,
+    EvaluateAtAverage,
+    LearningRateDecay,
+    PenaltySchedule,
+)
 from keras_optreg.callbacks.monitor import Monitor
 from keras_optreg.callbacks.probes import (
     DataLoss,
@@ -22,6 +29,7 @@ __all__ = [
     "CSVWriter",
     "ConsoleWriter",
     "DataLoss",
+    "DropoutSchedule",
     "EarlyStopping",
     "EvaluateAtAverage",
     "GradientNorm",
@@ -30,6 +38,7 @@ __all__ = [
     "Logs",
     "MemoryWriter",
     "Monitor",
+    "PenaltySchedule",
     "Probe",
     "TensorBoard",
     "TensorBoardWriter",

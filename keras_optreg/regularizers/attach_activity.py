@@ -4,9 +4,9 @@ from typing import Any
 
 import keras
 
+from keras_optreg.introspection import open_to_state
 from keras_optreg.regularizers.attach import retrace
 from keras_optreg.regularizers.layer_choice import Choice, chosen, names
-from keras_optreg.regularizers.owners import open_to_state
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
 from keras_optreg.regularizers.saved_form import is_serializable, same_penalty
 from keras_optreg.table import Table

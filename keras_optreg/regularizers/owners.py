@@ -3,18 +3,17 @@
 Keras counts a penalty where `variable.regularizer` stands, but saves and clones what a *layer's config* says. So each
 weight has an owner: the layer, and the attribute from which that layer's `get_config` takes the penalty. Some layers
 keep one penalty for several weights (the four projections of attention, both factors of LoRA), some have no place.
-Keras has no public way to walk all sublayers and their own variables, nor to add state to a layer that is built:
-`_layers`, `_*_variables` and `_tracker` are used here only.
+Keras has no public way to walk all sublayers and their own variables: `_layers` and `_*_variables` are used here only.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 
+from keras_optreg.introspection import open_to_state
 from keras_optreg.regularizers.saved_form import is_serializable
 from keras_optreg.saving import serialize, without_tensorflow
 
@@ -79,19 +78,6 @@ def forget(model: keras.Layer, penalties: Iterable[Any]) -> None:
         for penalty in penalties:
             if id(penalty) not in used:
                 layer._tracker.untrack(penalty)
-
-
-@contextmanager
-def open_to_state(layer: keras.Layer) -> Iterator[Any]:
-    """Keras lets a layer take no new state once it is built, and takes the strengths of a penalty for such."""
-    tracker: Any = layer._tracker
-    was_locked = tracker.locked
-    tracker.unlock()
-    try:
-        yield tracker
-    finally:
-        if was_locked:
-            tracker.lock()
 
 
 def owners_of(model: Any, purpose: str) -> list[Owner]:

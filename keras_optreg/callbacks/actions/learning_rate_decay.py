@@ -5,11 +5,11 @@ from typing import Any
 
 import keras
 
-from keras_optreg.callbacks.actions.action import Action
+from keras_optreg.callbacks.actions.scheduled import Scheduled
 from keras_optreg.introspection import inner_optimizer
 
 
-class LearningRateDecay(Action):
+class LearningRateDecay(Scheduled):
     """Set the learning rate by a schedule, per epoch or per batch.
 
     Use it for schedules that count epochs, or with an optimizer that was made with a plain number. A schedule given to
@@ -48,22 +48,10 @@ class LearningRateDecay(Action):
         ```
     """
 
-    state = ("_step",)
+    log_name = "learning_rate"
 
     def __init__(self, schedule: Callable[[Any], Any], every: str = "epoch"):
-        if not callable(schedule):
-            raise TypeError(
-                "LearningRateDecay takes a schedule, or a function from the number of the epoch (or batch) to the "
-                f"rate. Received: {schedule!r}"
-            )
-        if every not in ("epoch", "batch"):
-            raise ValueError(f"The `every` of LearningRateDecay is 'epoch' or 'batch'. Received: every={every!r}")
-        self.schedule = schedule
-        self.every = every
-        super().__init__()
-
-    def reset(self) -> None:
-        self._step: int | None = None  # batches before this epoch; known when the first epoch begins
+        super().__init__(schedule, every)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -85,34 +73,6 @@ class LearningRateDecay(Action):
                 "keras_optreg.optimizers, where the two are multiplied."
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self._batches = 0  # in this epoch; data of unknown length end in a batch that begins and never ends
-        if self.every == "epoch":
-            self._apply(epoch)
-        elif self._step is None:
-            steps = self.params.get("steps")
-            if epoch and steps is None:
-                raise ValueError(
-                    f"LearningRateDecay(every='batch') cannot tell how many batches come before epoch {epoch}, because "
-                    "the data do not know their length. Pass steps_per_epoch to fit, or give this callback the "
-                    "state_dict() of the one that trained until there, or use every='epoch'."
-                )
-            # fit(initial_epoch=n) goes on where n epochs would have ended.
-            self._step = epoch * steps if epoch else 0
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if self.every == "batch":
-            self._apply(self._step + batch)
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._batches = batch + 1
-
-    def on_epoch_end(self, epoch, logs=None):
-        if self.every == "batch":
-            self._step = (self._step or 0) + self._batches
-        if logs is not None:
-            logs["learning_rate"] = _rate_of(self.model.optimizer)
-
     def _apply(self, t: int) -> None:
         rate = float(self.schedule(t))
         model = self.model  # on JAX this brings the state to the host, so that what is set here is not overwritten
@@ -121,6 +81,6 @@ class LearningRateDecay(Action):
         else:
             model.optimizer.learning_rate = rate
 
-
-def _rate_of(optimizer: Any) -> float:
-    return float(keras.ops.convert_to_numpy(optimizer.learning_rate))  # `float` alone fails under tf.distribute
+    def _value(self) -> float:
+        # `float` alone fails under tf.distribute
+        return float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
