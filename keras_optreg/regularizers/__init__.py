@@ -1,6 +1,7 @@
 """Penalties, and the ways to give them to a model."""
 
 from keras_optreg.regularizers.attach import attach, detach, transfer
+from keras_optreg.regularizers.compact import compact
 from keras_optreg.regularizers.dropout import insert_dropout
 from keras_optreg.regularizers.l1 import L1
 from keras_optreg.regularizers.l1_l2 import L1L2
@@ -17,6 +18,7 @@ __all__ = [
     "PenaltyRegularizer",
     "Sum",
     "attach",
+    "compact",
     "detach",
     "insert_dropout",
     "report",
