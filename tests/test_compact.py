@@ -446,7 +446,7 @@ def test_dictionaries_of_inputs_and_a_mask_and_other_state():
 
 def test_adapted_normalization_is_copied():
     norm = layers.Normalization()
-    model = keras.Sequential([keras.Input((4,)), norm, layers.Dense(3, "relu", name="a"), layers.Dense(2)])
+    model = sequential((4,), norm, layers.Dense(3, "relu", name="a"), layers.Dense(2))
     norm.adapt(DATA[4,] * 3 + 1)
     kill(model.get_layer("a"), units=[0])
     new = compact(model)
@@ -566,14 +566,17 @@ def test_layers_called_twice_stay():
     assert_same(model, new)
 
 
+def test_units_that_are_taken_as_a_mask_stay():
+    x, other = keras.Input((9, 4)), keras.Input((4,))
+    y = layers.GlobalAveragePooling1D(name="mean")(x, mask=layers.Dense(9, name="a")(other))
+    model = filled(keras.Model([x, other], layers.Dense(2)(y)))
+    kill(model.get_layer("a"), units=[0])
+    refused(model, r"1 of 'a' \(Dense\): 'mean' \(GlobalAveragePooling1D\) takes them as a mask")
+
+
 def test_channels_first_stays():
-    model = keras.Sequential(
-        [
-            keras.Input((2, 8, 8)),
-            layers.Conv2D(4, 3, data_format="channels_first", name="a"),
-            layers.Conv2D(4, 3, data_format="channels_first", name="b"),
-        ]
-    )
+    first = [layers.Conv2D(4, 3, data_format="channels_first", name=name) for name in "ab"]
+    model = sequential((2, 8, 8), *first)
     kill(model.get_layer("a"), units=[0])
     assert "1 of 'a' (Conv2D): 'a' (Conv2D) has its channels first" in refused(model, "nothing can be taken")
 
