@@ -9,7 +9,7 @@ import pytest
 from keras import layers, ops
 
 from keras_optreg import optimizers
-from keras_optreg.regularizers import L2, compact
+from keras_optreg.regularizers import L1, L2, compact
 
 RNG = np.random.default_rng(0)
 DATA = {shape: RNG.normal(size=(5, *shape)).astype("float32") for shape in [(4,), (9, 4), (9, 8, 2), (6, 6, 5, 2)]}
@@ -496,7 +496,8 @@ def mixing(name):
         "recurrent": lambda: layers.GRU(3, return_sequences=True),
         "bidirectional": lambda: layers.Bidirectional(layers.SimpleRNN(3, return_sequences=True)),
         "nested": lambda: keras.Sequential([keras.Input((9, 6)), layers.Dense(4)]),
-        "own_subclass": lambda: OwnDense(4),
+        "own_dense": lambda: OwnDense(4),
+        "own_relu": lambda: OwnReLU(),
         "flatten_channels_first": lambda: layers.Flatten(data_format="channels_first"),
     }
     return made if name is None else made[name]()
@@ -505,6 +506,11 @@ def mixing(name):
 class OwnDense(layers.Dense):
     def call(self, inputs):
         return super().call(inputs) * ops.sum(inputs, -1, keepdims=True)
+
+
+class OwnReLU(layers.ReLU):
+    def call(self, inputs):
+        return super().call(inputs) - ops.mean(inputs, -1, keepdims=True)
 
 
 @pytest.mark.parametrize("name", mixing(None))
@@ -682,6 +688,26 @@ def test_random_masks(name, seed):
     assert {k: v for k, v in widths(new).items() if k in expected} == expected
     assert_same(model, new)
     refused(new, "No unit is dead")
+
+
+def test_what_a_penalty_made_zero_in_training_goes():
+    """L1 in the update: a hidden unit goes when its column or its row has become zero, and one of ten inputs counts."""
+    x = RNG.normal(size=(64, 10)).astype("float32")
+    y = np.maximum(x[:, :1], 0)
+    model = keras.Sequential([keras.Input((10,)), layers.Dense(12, "relu", name="a"), layers.Dense(1, name="b")])
+    start = np.random.default_rng(2)
+    for name in "ab":
+        kernel = model.get_layer(name).kernel
+        kernel.assign(start.uniform(-0.3, 0.3, kernel.shape))
+    model.compile(optimizers.SGD(0.1, penalties=L1(0.03)), "mse")
+    model.fit(x, y, batch_size=64, epochs=150, verbose=0)
+    columns, rows = (array(layer.kernel) for layer in model.layers)
+    alive = (columns != 0).any(0) & (rows != 0).any(1)
+    assert 1 <= alive.sum() <= 6
+    new = compact(model)
+    assert new.layers[0].units == alive.sum()
+    assert_same(model, new, data=x)
+    assert new.count_params() == 12 * alive.sum() + 1
 
 
 # ------------------------------------------------------------------ the new model

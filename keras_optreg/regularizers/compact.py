@@ -42,10 +42,11 @@ def compact(model: Any) -> keras.Model:
         model: a built `Sequential` or functional model. It is not changed.
 
     Returns:
-        A new model of the same class, with the same inputs, outputs, names of layers, precision, penalties and
-        constraints; it shares no weights with the given one. A layer without bias gets one when a constant other than
-        0 moves into it. The model is compiled when the given one was (unless its class has a `compile` of its own):
-        with the same loss and metric objects and a new optimizer, which starts without moments.
+        A new model of the same class, with the same inputs, outputs, names of layers and precision, and with the
+        penalties and constraints that the layers' configs tell; it shares no weights with the given one. A layer
+        without bias gets one when a constant other than 0 moves into it. The model is compiled when the given one was
+        (unless its class has a `compile` of its own): with the same loss and metric objects and a new optimizer, which
+        starts without moments.
 
     Raises:
         TypeError: when the model is no Keras model.
@@ -71,11 +72,9 @@ def compact(model: Any) -> keras.Model:
     has_shrunk = chains.shrink()
     staying = [f"{count} of {named(layer)}: {why}" for layer, count, why in chains.staying()]
     if not has_shrunk:
-        raise ValueError(
-            f"compact: nothing can be taken from {model.name!r}. "
-            + ("Dead units that stay: " + ". ".join(staying) if staying else "No unit is dead; GroupLasso in an ")
-            + ("." if staying else "optimizer's penalties= makes exact zeros.")
-        )
+        none = "No unit is dead; GroupLasso in an optimizer's penalties= makes exact zeros."
+        found = f"Dead units that stay: {'. '.join(staying)}." if staying else none
+        raise ValueError(f"compact: nothing can be taken from {model.name!r}. {found}")
     if staying:
         warnings.warn(f"compact: some dead units stay. {'. '.join(staying)}.", stacklevel=2)
     return _rebuilt(model, chains)
