@@ -53,7 +53,7 @@ def project_onto_simplex(w: Any, total: Any, axis: Axis = None) -> Any:
         canonical simplex of Rⁿ", JOTA 50, 1986.
     """
     axis = tuple(axis) if isinstance(axis, Sequence) else axis
-    total = ops.cast(total, w.dtype)
+    total = ops.convert_to_tensor(total, w.dtype)
     is_inside = ops.logical_and(
         ops.all(w >= 0, axis=axis, keepdims=True),
         ops.abs(_sum(w, axis) - total) <= ROUNDING * total,
@@ -86,7 +86,7 @@ def project_onto_l1_ball(w: Any, radius: Any, axis: Axis = None) -> Any:
         dimensions", ICML 2008, section 4.
     """
     axis = tuple(axis) if isinstance(axis, Sequence) else axis
-    radius, size = ops.cast(radius, w.dtype), ops.abs(w)
+    radius, size = ops.convert_to_tensor(radius, w.dtype), ops.abs(w)
     is_inside = _sum(size, axis) <= (1 + ROUNDING) * radius
     return ops.where(is_inside, w, ops.sign(w) * _above_threshold(size, radius, axis))
 
@@ -95,10 +95,11 @@ def _above_threshold(w: Any, total: Any, axis: int | tuple[int, ...] | None) -> 
     """max(w − θ, 0), θ being the root of f."""
 
     def excess(v: Any) -> Any:  # f(θ) for v = w − θ
-        return _sum(ops.maximum(v, 0), axis) - total
+        return _sum(ops.relu(v), axis) - total
 
     def step(v: Any) -> Any:  # from θ to where the tangent of f is zero; beyond all of w there is none, and f = −total
-        return excess(v) / ops.maximum(_sum(ops.cast(v >= 0, w.dtype), axis), 1)
+        above = _sum(ops.cast(v >= 0, w.dtype), axis)
+        return excess(v) / ops.maximum(above, ops.ones_like(above))
 
     smallest, largest = ops.min(w, axis=axis, keepdims=True), ops.max(w, axis=axis, keepdims=True)
     start = ops.maximum(smallest + step(w - smallest), largest + step(w - largest))  # tangents lie below f
@@ -111,11 +112,11 @@ def _above_threshold(w: Any, total: Any, axis: int | tuple[int, ...] | None) -> 
     v = w - theta
     for _ in range(POLISHINGS):
         v = v - step(v)
-    return ops.maximum(v, 0)
+    return ops.relu(v)
 
 
 def _sum(values: Any, axis: int | tuple[int, ...] | None) -> Any:
-    # TensorFlow's XLA adds up one by one on CPUs: a million equal float32 numbers are off by 6e-4 then, and a count ends
-    # at 2²⁴. The other backends add in pairs.
+    # On CPUs TensorFlow's XLA adds one number after the other: the sum of a million equal ones in float32 is off by
+    # 6e-4 of itself. Its other kernels, JAX and torch add up in pairs.
     wide = ops.cast(values, "float64") if keras.backend.backend() == "tensorflow" else values
     return ops.cast(ops.sum(wide, axis=axis, keepdims=True), values.dtype)
