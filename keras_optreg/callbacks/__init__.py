@@ -1,7 +1,7 @@
 """Callbacks: those that watch (`Monitor`, `TensorBoard`) and those that act (`EarlyStopping`, `LearningRateDecay`)."""
 
 from keras_optreg.callbacks import probes, writers
-from keras_optreg.callbacks.actions import Action, EarlyStopping, EvaluateAtAverage, LearningRateDecay
+from keras_optreg.callbacks.actions import Action, EarlyStopping, EvaluateAtAverage, LearningRateDecay, MagnitudePruning
 from keras_optreg.callbacks.monitor import Monitor
 from keras_optreg.callbacks.probes import (
     DataLoss,
@@ -28,6 +28,7 @@ __all__ = [
     "LearningRate",
     "LearningRateDecay",
     "Logs",
+    "MagnitudePruning",
     "MemoryWriter",
     "Monitor",
     "Probe",
