@@ -30,6 +30,8 @@ SHARED = {
     "optimizers.wrapper",
     "optimizers.gradient_transforms",
     "regularizers.penalty_regularizer",
+    "regularizers.group_norm",
+    "regularizers.matrices",
     "regularizers.one_pass",
     "regularizers.owners",
     "regularizers.saved_form",

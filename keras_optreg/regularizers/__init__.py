@@ -1,12 +1,19 @@
 """Penalties, and the ways to give them to a model."""
 
+from keras_optreg.regularizers import views
 from keras_optreg.regularizers.attach import attach, detach, transfer
 from keras_optreg.regularizers.dropout import insert_dropout
+from keras_optreg.regularizers.group_lasso import GroupLasso
 from keras_optreg.regularizers.l1 import L1
 from keras_optreg.regularizers.l1_l2 import L1L2
 from keras_optreg.regularizers.l2 import L2
+from keras_optreg.regularizers.nuclear_norm import NuclearNorm
+from keras_optreg.regularizers.orthogonality import Orthogonality
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
 from keras_optreg.regularizers.report import report
+from keras_optreg.regularizers.sparse_group_lasso import SparseGroupLasso
+from keras_optreg.regularizers.spectral_norm import SpectralNorm
+from keras_optreg.regularizers.srip import SRIP
 from keras_optreg.regularizers.sum import Sum
 from keras_optreg.regularizers.to_keras import to_keras
 
@@ -14,7 +21,13 @@ __all__ = [
     "L1",
     "L1L2",
     "L2",
+    "SRIP",
+    "GroupLasso",
+    "NuclearNorm",
+    "Orthogonality",
     "PenaltyRegularizer",
+    "SparseGroupLasso",
+    "SpectralNorm",
     "Sum",
     "attach",
     "detach",
@@ -22,4 +35,5 @@ __all__ = [
     "report",
     "to_keras",
     "transfer",
+    "views",
 ]
