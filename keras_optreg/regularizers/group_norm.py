@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_optreg.regularizers.views import View
 
-NEWTON_STEPS = 12
+NEWTON_STEPS = 14
 """Enough for float32 with metrics that span twelve orders of magnitude in a group; six do where they span four."""
 
 
