@@ -36,24 +36,73 @@ class Case:
     proximal: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     tensors: tuple[np.ndarray, ...] = (W,)
     tolerance: float = 1e-6
+    is_by_element: bool = False
+    is_convex: bool = True
 
     def __str__(self) -> str:
         return self.name
 
 
 def l1(strength: float) -> dict[str, Any]:
-    return {"value": lambda w: strength * np.abs(w).sum(), "gradient": lambda w: strength * np.sign(w)}
+    def value(w: np.ndarray) -> float:
+        return strength * np.abs(w).sum()
+
+    return {"value": value, "gradient": lambda w: strength * np.sign(w), "is_by_element": True}
 
 
 def l2(strength: float) -> dict[str, Any]:
-    return {"value": lambda w: strength * (w**2).sum(), "gradient": lambda w: 2 * strength * w}
+    return {"value": lambda w: strength * (w**2).sum(), "gradient": lambda w: 2 * strength * w, "is_by_element": True}
 
 
 def both(first: float, second: float) -> dict[str, Any]:
     return {
         "value": lambda w: first * np.abs(w).sum() + second * (w**2).sum(),
         "gradient": lambda w: first * np.sign(w) + 2 * second * w,
+        "is_by_element": True,
     }
+
+
+def mcp(strength: float, gamma: float) -> dict[str, Any]:
+    """Zhang 2010, equation 2.6: the integral of λ(1 − x/(γλ))₊ from 0 to |w|."""
+
+    def value(w: np.ndarray) -> float:
+        a = np.abs(w)
+        return np.where(a <= gamma * strength, strength * a - a**2 / (2 * gamma), gamma * strength**2 / 2).sum()
+
+    def gradient(w: np.ndarray) -> np.ndarray:
+        return strength * np.sign(w) * np.maximum(1 - np.abs(w) / (gamma * strength), 0)
+
+    return {"value": value, "gradient": gradient, "is_by_element": True, "is_convex": False}
+
+
+def scad(strength: float, a: float) -> dict[str, Any]:
+    """Fan & Li 2001, equation 2.7, which gives the derivative; the value is its integral, piece by piece."""
+
+    def value(w: np.ndarray) -> float:
+        size = np.abs(w)
+        middle = (2 * a * strength * size - size**2 - strength**2) / (2 * (a - 1))
+        outside = strength**2 * (a + 1) / 2
+        return np.select([size <= strength, size <= a * strength], [strength * size, middle], outside).sum()
+
+    def gradient(w: np.ndarray) -> np.ndarray:
+        size = np.abs(w)
+        slope = np.where(size <= strength, strength, np.maximum(a * strength - size, 0) / (a - 1))
+        return np.sign(w) * slope
+
+    return {"value": value, "gradient": gradient, "is_by_element": True, "is_convex": False}
+
+
+def hoyer(strength: float) -> dict[str, Any]:
+    """Yang, Wen & Li 2020, equation 4, and its derivative by the quotient rule."""
+
+    def value(w: np.ndarray) -> float:
+        return strength * np.abs(w).sum() ** 2 / (w**2).sum() if w.any() else 0.0
+
+    def gradient(w: np.ndarray) -> np.ndarray:
+        total, squares = np.abs(w).sum(), (w**2).sum()
+        return strength * (2 * total * np.sign(w) * squares - total**2 * 2 * w) / squares**2
+
+    return {"value": value, "gradient": gradient, "tolerance": 1e-5}
 
 
 # ---------------------------------------------------------------- groups
@@ -225,6 +274,11 @@ CASES = [
         **both(0.03, 0.02),
         keras_equal=lambda: K.L1L2(0.03, 0.02),
     ),
+    Case("MCP", lambda: R.MCP(0.3, gamma=2.5), **mcp(0.3, 2.5)),
+    Case("MCP beyond the steps", lambda: R.MCP(0.3, gamma=20.0), **mcp(0.3, 20.0)),
+    Case("SCAD", lambda: R.SCAD(0.3, a=3.0), **scad(0.3, 3.0)),
+    Case("SCAD beyond the steps", lambda: R.SCAD(0.3, a=20.0), **scad(0.3, 20.0)),
+    Case("Hoyer", lambda: R.Hoyer(0.2), **hoyer(0.2), tensors=(MATRIX, W)),
     Case("GroupLasso", lambda: R.GroupLasso(0.7), **group(0.7, -1), tensors=(MATRIX, W, KERNEL)),
     Case("per filter", lambda: R.GroupLasso(0.7, views.per_filter), **group(0.7, -1), tensors=(KERNEL,)),
     Case("per input", lambda: R.GroupLasso(0.7, views.per_input), **group(0.7, -2), tensors=(MATRIX, KERNEL)),
