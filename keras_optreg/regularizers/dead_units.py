@@ -129,17 +129,17 @@ class Chains:
         """Layers with dead units that stay: how many, and why."""
         for units in self.units.values():
             constant = np.isfinite(units.constants())
-            dead, reasons = units.units & constant, {units.why_fixed: units.units & constant}
+            dead, reasons = units.units & constant, [(units.why_fixed, units.units & constant)]
             if not units.why_fixed:
                 places = [place for place in self.places(units) if place.reader or place.obstacle]
                 frees = [_of_units(place.frees(), units) for place in places]
                 known = [_of_units(np.isfinite(place.constants), units) for place in places]
                 each = [free | here | constant for free, here in zip(frees, known, strict=True)]
                 dead = np.logical_and.reduce([units.units, *each])
-                reasons = {place.why_kept: dead & ~free for place, free in zip(places, frees, strict=True)}
-                reasons[_AT_LEAST_ONE] = dead & np.logical_and.reduce(frees)
+                reasons = [(place.why_kept, dead & ~free) for place, free in zip(places, frees, strict=True)]
+                reasons.append((_AT_LEAST_ONE, dead & np.logical_and.reduce(frees)))
             if dead.any():
-                why = "; ".join(reason for reason, which in reasons.items() if which.any())
+                why = "; ".join(dict.fromkeys(reason for reason, which in reasons if which.any()))
                 yield units.layer, int(dead.sum()), why
         for units in self.inside:
             if (constant := np.isfinite(units.constants())).any():
