@@ -170,8 +170,9 @@ def test_pruned_weights_stay_zero_though_momentum_would_move_them(package, jit_c
     assert sizes[KERNELS[0].shape][first[0]].min() > 0
 
 
+@pytest.mark.parametrize("is_validated", [True, False])
 @pytest.mark.parametrize("kind", ["use_ema", "Lookahead", "ScheduleFreeAdamW"])
-def test_averages_that_end_a_fit_have_the_zeros(kind, tmp_path):
+def test_averages_that_end_a_fit_have_the_zeros(kind, is_validated, tmp_path):
     optimizer = {
         "use_ema": lambda: kor.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.9),
         "Lookahead": lambda: kor.optimizers.Lookahead(kor.optimizers.Adam(0.05), sync_period=5),
@@ -179,13 +180,15 @@ def test_averages_that_end_a_fit_have_the_zeros(kind, tmp_path):
     }[kind]()
     model = made(optimizer)
     pruning = MagnitudePruning(0.6, begin_step=2, end_step=6, every=2)
-    average = [] if kind == "use_ema" else [EvaluateAtAverage()]
+    average = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True) if kind == "use_ema" else EvaluateAtAverage()]
     saving = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
-    seen = fit(model, *average, pruning, saving, steps=16, validation_data=(X, TARGETS))
+    validation = {"validation_data": (X, TARGETS)} if is_validated else {}
+    seen = fit(model, *average, pruning, saving, steps=16, **validation)
     last = zeros_of(seen.batches[-1])
     assert [int(z.sum()) for z in last] == [18, 11]
     loaded = keras.saving.load_model(tmp_path / "4.keras")
-    for kernels in (seen.epochs[-1], seen.tests[-1], kernels_of(loaded), kernels_of(model)):
+    assert len(seen.tests) == (4 if is_validated else 0)
+    for kernels in (seen.epochs[-1], *seen.tests[-1:], kernels_of(loaded), kernels_of(model)):
         assert all(np.array_equal(a, b) for a, b in zip(zeros_of(kernels), last, strict=True))
     assert np.any(kernels_of(model)[0] != seen.batches[-1][0])  # it is the average, and no more the training point
     again = fit(model, *average, pruning, steps=4)
