@@ -203,7 +203,7 @@ def _finished(
     proximal, constraint = built.plan.proximal[i], getattr(variable, "constraint", None)
     if proximal is not None:
         with built.at_strengths(w.dtype):
-            w = proximal.proximal(w, _proximal_step(proximal, w, step))
+            w = _penalised(proximal, w, step)
     if constraint is not None:
         w = constraint(w)
     state = step.state
@@ -217,16 +217,16 @@ def _finished(
     return pairs + averaged
 
 
-def _proximal_step(proximal: Penalty, w: Tensor, step: "Step") -> Tensor:
-    """The metric, or less, so that the penalty moves no weight further than twice the rule's reach.
+def _penalised(proximal: Penalty, w: Tensor, step: "Step") -> Tensor:
+    """The proximal map in the rule's metric, cut so that it moves no weight further than twice the rule's reach.
 
-    A constant gradient g moves a weight by the reach, the penalty by min(|∇Ω|/|g|, 2) times as far. So the two balance
-    where they do by the metric alone, at |g| = |∇Ω|, and on either side of it the same one wins.
+    A constant gradient moves a weight by the reach at most. So where the two balance, or the penalty brings a weight
+    back to zero, nothing is cut: fixed points are those of the metric, for penalties on groups of weights too.
     """
-    if step.reach is None or not proximal.has_gradient:
-        return step.metric
-    pull = ops.abs(ops.cast(proximal.gradient(w), w.dtype))
-    return ops.minimum(step.metric, 2 * step.reach / ops.maximum(pull, 1e-30))
+    z = proximal.proximal(w, step.metric)
+    if step.reach is None:
+        return z
+    return ops.minimum(ops.maximum(z, w - 2 * step.reach), w + 2 * step.reach)
 
 
 def _averaged(optimizer: "RuleOptimizer", i: int, w: Tensor, t: Tensor) -> Pairs:

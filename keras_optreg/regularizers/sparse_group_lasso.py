@@ -58,7 +58,8 @@ class SparseGroupLasso(PenaltyRegularizer):
         self.view = views.check("SparseGroupLasso", view)
 
     def penalty(self, x: Any) -> Any:
-        return self.l1 * ops.sum(ops.abs(x)) + self._group_strength(x) * ops.sum(norms(x, self.view))
+        absolute = ops.sum(x * ops.sign(x))  # JAX takes the derivative of |x| at 0 for 1
+        return self.l1 * absolute + self._group_strength(x) * ops.sum(norms(x, self.view))
 
     def gradient(self, w: Any) -> Any:
         return self.l1 * ops.sign(w) + self._group_strength(w) * units(w, self.view)

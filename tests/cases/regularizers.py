@@ -163,7 +163,7 @@ def sparse_group(first: float, second: float, *axes: int) -> dict[str, Any]:
 
     def proximal(w: np.ndarray, steps: np.ndarray) -> np.ndarray:
         x, p, q = w, 0.0, 0.0
-        for _ in range(3000):
+        for _ in range(400):
             y = grouped["proximal"](x + p, steps)
             p, old = x + p - y, x
             x = np.sign(y + q) * np.maximum(np.abs(y + q) - first * steps, 0)
