@@ -88,15 +88,24 @@ def test_gradient_is_the_formula_and_the_slope(case, w):
 
 @every_tensor
 def test_gradient_is_what_the_backend_derives(case, w):
-    """From the formula, and from the call, which on TensorFlow gives the penalty's own; at zeros too."""
-    if case.keras_equal and keras.backend.backend() == "jax":
-        w = np.where(w == 0, 0.5, w)  # JAX takes the derivative of |x| at 0 for 1, Keras's penalties with it
-    for one in (w, 0 * w) if not case.keras_equal else (w,):
-        penalty = case.make()
+    """From the formula, and from the call, which gives the penalty's own: at the kinks, too, on every backend."""
+    penalty = case.make()
+    for function, one in ((penalty, w), (penalty, 0 * w), (penalty.penalty, np.where(w == 0, 0.5, w))):
         expected = array(penalty.gradient(tensor(one)))
         assert np.isfinite(expected).all()
-        for function in (penalty, penalty.penalty):
-            close_to(autodiff(function, tensor(one)), expected, case.tolerance)
+        close_to(autodiff(function, tensor(one)), expected, case.tolerance)
+
+
+@pytest.mark.parametrize("penalty", [L1(0.5), L1L2(0.5, 0.5), Sum(L1(0.5), keras.regularizers.L2(0.5))], ids=repr)
+def test_in_the_loss_a_weight_at_zero_stays_there(penalty):
+    """JAX takes the slope of |w| at 0 for 1, and Keras's L1 with it."""
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, use_bias=False, kernel_regularizer=penalty)])
+    model.set_weights([np.array([[0.0], [1.0]])])
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.train_on_batch(np.zeros((4, 2), "float32"), np.zeros((4, 1), "float32"))
+    zero, one = model.get_weights()[0].ravel()
+    assert zero == 0
+    assert one < 1
 
 
 @every_tensor

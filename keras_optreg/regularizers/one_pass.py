@@ -10,16 +10,17 @@ if TYPE_CHECKING:
 
 
 def with_gradient(penalty: "PenaltyRegularizer", x: Any) -> Any:
-    """Ω(x) at the strengths of this step. On TensorFlow its gradient is the penalty's own, where it has one.
+    """Ω(x) at the strengths of this step; its gradient is the penalty's own, where it has one.
 
-    By default TensorFlow compiles nothing, and differentiates a formula operation by operation, each a pass over memory
-    with a fresh temporary. The penalty's gradient is one formula, and compiled by itself a single pass.
+    Backends that differentiate the formula do not agree at its kinks: the slope of |w| at 0 is 0 on TensorFlow and
+    torch and 1 on JAX, where it would move weights that are exactly zero. And TensorFlow, which by default compiles
+    nothing, would go operation by operation, each a pass over memory with a fresh temporary. The penalty's gradient is
+    one formula, and compiled by itself a single pass.
     """
     home = penalty.home
     with home.reading() as strengths:
-        if keras.backend.backend() != "tensorflow" or not penalty.has_gradient:
+        if not penalty.has_gradient:
             return penalty.penalty(x)
-        import tensorflow as tf
 
         def gradient(x: Any, strengths: Any, upstream: Any) -> Any:
             if penalty.is_one_pass:
@@ -28,13 +29,20 @@ def with_gradient(penalty: "PenaltyRegularizer", x: Any) -> Any:
             with home.reading(values=strengths):
                 return upstream * penalty.gradient(x)
 
-        # One device only: the replicas of a strategy may be on devices that XLA does not know.
-        is_compiled = not (penalty.is_one_pass or tf.executing_eagerly() or tf.distribute.has_strategy())
-        backward = tf.function(gradient, autograph=False, jit_compile=True) if is_compiled else gradient
+        backward = gradient
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
 
-        @tf.custom_gradient
+            # One device only: the replicas of a strategy may be on devices that XLA does not know.
+            if not (penalty.is_one_pass or tf.executing_eagerly() or tf.distribute.has_strategy()):
+                backward = tf.function(gradient, autograph=False, jit_compile=True)
+
+        @ops.custom_gradient
         def value(x: Any) -> Any:
-            return penalty.penalty(x), lambda upstream: backward(x, strengths, upstream)
+            def grad(*args: Any, upstream: Any = None) -> Any:  # torch gives x, and the upstream gradient by name
+                return backward(x, strengths, args[0] if upstream is None else upstream)
+
+            return penalty.penalty(x), grad
 
         return value(x)
 

@@ -135,9 +135,7 @@ def axes(*indices: int) -> View:
     12
     """
     if not indices or not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
-        raise TypeError(
-            f"axes takes the axes that number the groups, as in axes(0, -1). Received: {indices}"
-        )
+        raise TypeError(f"axes takes the axes that number the groups, as in axes(0, -1). Received: {indices}")
     min_rank = max(i + 1 if i >= 0 else -i for i in indices)
     return View(f"axes({', '.join(map(str, indices))})", indices, min_rank)
 
