@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from stepping import BACKEND
 
@@ -60,15 +61,81 @@ out["overflow"] = [float(model.get_weights()[0][0, 0]), int(keras.ops.convert_to
 print("RESULT" + json.dumps(out))
 """
 
+PENALTIES = """
+import json
+import numpy as np, tensorflow as tf, keras
+from keras import layers
+from keras_optreg.optimizers import SGD
+from keras_optreg.regularizers import L1, L2, L2SP, attach, attach_activity
+
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+rng = np.random.default_rng(0)
+x, y = rng.normal(size=(8, 3)).astype("float32"), rng.normal(size=(8, 1)).astype("float32")
+
+def one_weight(penalty, optimizer):
+    dense = layers.Dense(1, use_bias=False, kernel_initializer="ones")
+    model = keras.Sequential([keras.Input((3,)), dense])
+    if penalty is not None:
+        attach(model, penalty)
+    if isinstance(penalty, L1):
+        attach_activity(model, penalty, on=layers.Dense)
+    model.compile(optimizer, "mse")
+    return model
+
+def train(penalty, in_update=False):
+    model = one_weight(None, SGD(0.125, penalties=penalty)) if in_update else one_weight(
+        penalty, keras.optimizers.SGD(0.125))
+    found = []
+    for strength in (0.5, 2.0):  # one step each, on all the data; the same compiled function
+        penalty.strength = strength
+        loss = model.fit(x, y, batch_size=8, shuffle=False, verbose=0).history["loss"][0]
+        found.append((model.get_weights()[0].ravel().tolist(), loss))
+    return found
+
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+out = {"x": x.tolist(), "y": y.tolist()}
+for name, make, in_update in (
+    ("L2", L2, False), ("L1 on weights and activities", L1, False), ("L2SP", L2SP, False), ("in the update", L1, True)):
+    alone = train(make(0.0), in_update)
+    with strategy.scope():
+        together = train(make(0.0), in_update)
+    out[name] = [alone, together]
+print("RESULT" + json.dumps(out))
+"""
+
+
+def result_of(script):
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
+    return json.loads(line.removeprefix("RESULT"))
+
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
 def test_two_replicas_equal_one_device():
-    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    differences = json.loads(line.removeprefix("RESULT"))
+    differences = result_of(SCRIPT)
     weight, updates = differences.pop("overflow")
     assert weight == pytest.approx(1 - 0.1 * 2.5)  # the mean gradient of the second batch
     assert updates == 1
     assert len(differences) == 4
     assert max(differences.values()) < 2e-6, differences
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
+def test_penalties_count_once_on_two_replicas_and_a_strength_that_is_set_acts_on_both():
+    found = result_of(PENALTIES)
+    x, y = np.array(found.pop("x")), np.array(found.pop("y"))
+    assert len(found) == 4
+    for name, (alone, together) in found.items():
+        for (w, loss), (other, other_loss) in zip(alone, together, strict=True):
+            np.testing.assert_allclose(other, w, rtol=1e-6, atol=1e-6, err_msg=name)
+            assert other_loss == pytest.approx(loss, rel=1e-6), name
+
+    # Both steps with L2 by hand: the gradient of the mean square over all examples, and 2λw once.
+    w = np.ones((3, 1))
+    for strength, (after, loss) in zip((0.5, 2.0), found["L2"][1], strict=True):
+        residual = x @ w - y
+        assert loss == pytest.approx((residual**2).mean() + strength * (w**2).sum(), rel=1e-5)
+        w = w - 0.125 * (2 * x.T @ residual / len(x) + 2 * strength * w)
+        np.testing.assert_allclose(after, w.ravel(), rtol=1e-5)

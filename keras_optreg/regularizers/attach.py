@@ -60,9 +60,11 @@ def attach(model: Any, penalty: Any, on: Selector | None = None, existing: str |
     _check_penalty(penalty)
     chosen = _select(model, kernels() if on is None else on, "attach")
     if not any(owner.is_trainable for owner in chosen):
+        thaw = "Set `trainable = True` on their layers first, or select"
+        first = thaw if any(owner.is_parameter for owner in chosen) else "Select"
         raise ValueError(
             f"attach: all {len(chosen)} weights that match are frozen, and Keras counts no penalty on frozen weights: "
-            f"{_paths(chosen)}. Set `trainable = True` on their layers first, or select other weights with `on=`."
+            f"{_paths(chosen, _why_frozen)}. {first} other weights with `on=`."
         )
     return _give(model, [(owner, penalty) for owner in chosen], existing, "attach")
 
@@ -138,6 +140,7 @@ def detach(model: Any, on: Selector | None = None, *, remove_all: bool = False) 
         >>> detach(model)[0].status, model.losses
         ('detached', [])
     """
+    _find_younger(owners_of(model, "detach"))
     chosen = _select(model, everything() if on is None else on, "detach")
     attached = [o for o in chosen if hasattr(o.variable, _VARIABLE_BEFORE) or (remove_all and _standing(o) is not None)]
     if not attached:
@@ -223,6 +226,17 @@ def _tell_layers(owners: Sequence[Owner]) -> None:
         holder.penalty = trainable[0] if agree else before[holder.attribute]
 
 
+def _find_younger(owners: Sequence[Owner]) -> None:
+    """Counts as attached what Keras made later from the penalty of a layer: factors of LoRA, quantized kernels."""
+    for owner in owners:
+        holder = owner.holder
+        before = _LAYER_BEFORE.get(holder.target, {}) if holder is not None else {}
+        if holder is None or holder.attribute not in before or holder.penalty is before[holder.attribute]:
+            continue
+        if owner.variable.regularizer is holder.penalty or not owner.is_parameter:
+            owner.variable.__dict__.setdefault(_VARIABLE_BEFORE, before[holder.attribute])
+
+
 def _standing(owner: Owner) -> Any:
     """The penalty that acts on a weight, or else the one its layer would bring to life at the next reload."""
     if owner.variable.regularizer is not None or owner.holder is None or len(owner.holder.variables) > 1:
@@ -241,7 +255,7 @@ def _table(model: Any, statuses: Sequence[tuple[Owner, str]], footer: str = "") 
     for owner, status in statuses:
         penalty = owner.variable.regularizer
         if status == "frozen, skipped":
-            survives, note = None, "frozen: attach again after making it trainable"
+            survives, note = None, _why_frozen(owner)
         elif penalty is None:
             survives, note = None, ""
         else:
@@ -278,6 +292,12 @@ def _check_penalty(penalty: Any) -> None:
     elif isinstance(penalty, str):
         hint = "A name hides its strength; write for example regularizers.L2(0.01)."
     raise TypeError(f"attach takes a penalty object. {hint} Received: penalty={penalty!r}")
+
+
+def _why_frozen(owner: Owner) -> str:
+    if owner.is_parameter:
+        return "frozen: attach again after making it trainable"
+    return f"{'quantized' if owner.holder is not None else 'state of the layer'}: it is never trained"
 
 
 def _paths(owners: Sequence[Owner], detail: Callable[[Owner], str] | None = None) -> str:

@@ -94,7 +94,7 @@ def owners_of(model: Any, purpose: str) -> list[Owner]:
             f"{purpose}: the model {model.name!r} is not built, so its weights do not exist yet. "
             f"Begin it with keras.Input(shape), call it on data, or call model.build(input_shape) first."
         )
-    trainable = {id(v) for v in model.trainable_variables if not getattr(v, "overwrite_with_gradient", False)}
+    trainable = {id(v) for v in model.trainable_variables}
     holders: dict[tuple[int, str], Holder] = {}
     found: dict[int, Owner] = {}
     for chain in _walk((model,), set()):
@@ -108,7 +108,9 @@ def owners_of(model: Any, purpose: str) -> list[Owner]:
                 holder = holders.setdefault((id(holder.target), holder.attribute), holder)
                 holder.variables.append(variable)
             is_parameter = any(variable is v for v in chain[-1]._trainable_variables)
-            found[id(variable)] = Owner(variable, chain[-1], argument, holder, id(variable) in trainable, is_parameter)
+            is_parameter &= not getattr(variable, "overwrite_with_gradient", False)  # the scales of float8
+            is_trainable = is_parameter and id(variable) in trainable
+            found[id(variable)] = Owner(variable, chain[-1], argument, holder, is_trainable, is_parameter)
     weights = {id(v): v for v in model.weights}
     return [found[i] for i in weights if i in found]
 
