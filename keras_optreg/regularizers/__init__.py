@@ -2,6 +2,7 @@
 
 from keras_optreg.regularizers.attach import attach, detach, transfer
 from keras_optreg.regularizers.attach_activity import attach_activity
+from keras_optreg.regularizers.compact import compact
 from keras_optreg.regularizers.dropout import insert_dropout
 from keras_optreg.regularizers.hoyer import Hoyer
 from keras_optreg.regularizers.kl_sparsity import KLSparsity
@@ -29,6 +30,7 @@ __all__ = [
     "Sum",
     "attach",
     "attach_activity",
+    "compact",
     "detach",
     "insert_dropout",
     "report",

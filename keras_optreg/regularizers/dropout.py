@@ -1,13 +1,12 @@
 """Dropout for a model that exists."""
 
-import inspect
 from typing import Any
 
 import keras
 
 from keras_optreg.bounds import FRACTION, check
 from keras_optreg.regularizers.layer_choice import Choice, chosen, names
-from keras_optreg.saving import without, without_tensorflow
+from keras_optreg.regularizers.rebuilding import check_rebuildable, functional_of, sequential_of
 
 _DENSE_AND_CONVOLUTIONS = (
     keras.layers.Dense,
@@ -65,7 +64,7 @@ def insert_dropout(model: Any, rate: float, after: Choice | None = None, seed: i
         scaling in training ("inverted dropout") is Keras's.
     """
     check("insert_dropout", {"rate": rate}, {"rate": FRACTION})
-    _check_model(model)
+    check_rebuildable(model, "insert_dropout", "add keras.layers.Dropout there")
     outputs = {id(tensor._keras_history.operation) for tensor in keras.tree.flatten(model.outputs)}
     before_dropout = {id(layer) for layer in _before_dropout(model, after, outputs)}
     inserted: list[str] = []
@@ -76,11 +75,10 @@ def insert_dropout(model: Any, rate: float, after: Choice | None = None, seed: i
         return keras.layers.Dropout(rate, seed=None if seed is None else seed + len(inserted) - 1, name=inserted[-1])
 
     if isinstance(model, keras.Sequential):
-        start = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
-        layers: list[Any] = [start]
+        layers: list[Any] = []
         for layer in model.layers:
             layers += [layer, dropout_behind(layer)] if id(layer) in before_dropout else [layer]
-        return _compiled_as(model, type(model)(layers, name=model.name))
+        return sequential_of(model, layers)
 
     def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
         output = layer(*args, **kwargs)
@@ -93,53 +91,7 @@ def insert_dropout(model: Any, rate: float, after: Choice | None = None, seed: i
             )
         return dropout_behind(layer)(output)
 
-    with without_tensorflow():
-        new_graph: Any = keras.models.clone_model(_graph(model), clone_function=lambda layer: layer, call_function=call)
-    return _compiled_as(model, type(model)(new_graph.input, new_graph.output, name=model.name))
-
-
-def _compiled_as(model: Any, new_model: Any) -> Any:
-    """The new model, compiled with the live loss and metrics of the given one; their configs refuse lambdas."""
-    if model.compiled and type(model).compile is keras.Model.compile:
-        arguments = model._compile_config.config
-        with without_tensorflow():
-            new_model.compile(**{**arguments, "optimizer": _made_again(arguments["optimizer"])})
-    return new_model
-
-
-def _made_again(optimizer: Any) -> Any:
-    # Without the positions of weights, whose order dropout may change: selectors look anew.
-    return type(optimizer).from_config(without(optimizer.get_config(), "built_with"))
-
-
-def _check_model(model: Any) -> None:
-    if not isinstance(model, keras.Model):
-        raise TypeError(f"insert_dropout takes a Keras model. Received: {model!r}")
-    if not isinstance(model, keras.Sequential) and not hasattr(model, "operations"):
-        raise ValueError(
-            f"insert_dropout takes Sequential and functional models. {type(model).__name__} subclasses keras.Model, "
-            "whose `call` decides what follows its layers: add keras.layers.Dropout there."
-        )
-    if not model.built or not model.inputs:
-        raise ValueError(
-            f"insert_dropout: the model {model.name!r} is not built, so there are no weights to share. "
-            f"Begin it with keras.Input(shape), or call it on data first."
-        )
-    is_sequential = isinstance(model, keras.Sequential)
-    plain = keras.Sequential if is_sequential else type(_graph(model))
-    own, expected = (inspect.getfullargspec(cls.__init__) for cls in (type(model), plain))
-    if own.args != expected.args and not (own.varargs and own.varkw):
-        tensors = "model.inputs[0], model.outputs[0]" if is_sequential else "model.input, model.output"
-        raise ValueError(
-            f"insert_dropout makes a new {type(model).__name__} from layers, but its constructor is not that of "
-            f"{plain.__name__}. Add keras.layers.Dropout where it is made; or, where its own methods are not needed, "
-            f"insert into a plain model of the same layers, keras.Model({tensors})."
-        )
-
-
-def _graph(model: Any) -> keras.Model:
-    """A functional model of Keras's own class with the same layers, not compiled."""
-    return keras.Model(model.input, model.output, name=model.name)
+    return functional_of(model, lambda layer: layer, call)
 
 
 def _before_dropout(model: Any, after: Choice | None, outputs: set[int]) -> list[keras.Layer]:
