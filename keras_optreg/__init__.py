@@ -18,7 +18,7 @@ except ModuleNotFoundError as _error:
         "Keras takes the backend from the environment variable KERAS_BACKEND, by default tensorflow."
     ) from _error
 
-from keras_optreg import bounds, callbacks, optimizers, regularizers, schedules, select
+from keras_optreg import bounds, callbacks, constraints, optimizers, regularizers, schedules, select
 from keras_optreg.check import check
 from keras_optreg.regularizers import attach, detach, report, transfer
 from keras_optreg.summary import summary
@@ -28,6 +28,7 @@ __all__ = [
     "bounds",
     "callbacks",
     "check",
+    "constraints",
     "detach",
     "optimizers",
     "regularizers",

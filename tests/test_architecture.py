@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "keras_optreg"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Everyone may import these; they import nothing of the package but each other.
-GROUND = {"bounds", "introspection", "live_numbers", "saving", "select", "table", "typing"}
-FAMILIES = {"optimizers", "regularizers", "schedules", "callbacks"}
+GROUND = {"bounds", "introspection", "live_numbers", "projections", "saving", "select", "table", "typing"}
+FAMILIES = {"optimizers", "regularizers", "constraints", "schedules", "callbacks"}
 # Within a family: the machine, its parts and the mathematics that components share.
 SHARED = {
     "optimizers.rule_optimizer",
@@ -40,6 +40,7 @@ SHARED = {
     "regularizers.saved_form",
     "regularizers.scales",
     "regularizers.views",
+    "constraints.constraint",
     "schedules.function_schedule",
     "callbacks.direction",
     "callbacks.monitor",

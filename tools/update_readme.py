@@ -25,6 +25,7 @@ FAMILIES = {
         kor.optimizers.gradient_transforms.GradientTransform,
     ),
     "regularizers": (kor.regularizers, keras.regularizers.Regularizer),
+    "constraints": (kor.constraints, keras.constraints.Constraint),
     "schedules": (kor.schedules, keras.optimizers.schedules.LearningRateSchedule),
     "callbacks": (kor.callbacks, keras.callbacks.Callback),
     "probes of a `Monitor`": (kor.callbacks.probes, kor.callbacks.Probe),

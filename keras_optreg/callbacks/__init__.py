@@ -7,6 +7,7 @@ from keras_optreg.callbacks.actions import (
     EarlyStopping,
     EvaluateAtAverage,
     LearningRateDecay,
+    MagnitudePruning,
     PenaltySchedule,
 )
 from keras_optreg.callbacks.monitor import Monitor
@@ -36,6 +37,7 @@ __all__ = [
     "LearningRate",
     "LearningRateDecay",
     "Logs",
+    "MagnitudePruning",
     "MemoryWriter",
     "Monitor",
     "PenaltySchedule",

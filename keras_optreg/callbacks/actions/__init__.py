@@ -5,6 +5,15 @@ from keras_optreg.callbacks.actions.dropout_schedule import DropoutSchedule
 from keras_optreg.callbacks.actions.early_stopping import EarlyStopping
 from keras_optreg.callbacks.actions.evaluate_at_average import EvaluateAtAverage
 from keras_optreg.callbacks.actions.learning_rate_decay import LearningRateDecay
+from keras_optreg.callbacks.actions.magnitude_pruning import MagnitudePruning
 from keras_optreg.callbacks.actions.penalty_schedule import PenaltySchedule
 
-__all__ = ["Action", "DropoutSchedule", "EarlyStopping", "EvaluateAtAverage", "LearningRateDecay", "PenaltySchedule"]
+__all__ = [
+    "Action",
+    "DropoutSchedule",
+    "EarlyStopping",
+    "EvaluateAtAverage",
+    "LearningRateDecay",
+    "MagnitudePruning",
+    "PenaltySchedule",
+]
