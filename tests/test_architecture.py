@@ -32,6 +32,8 @@ SHARED = {
     "regularizers.penalty_regularizer",
     "regularizers.piecewise",
     "regularizers.layer_choice",
+    "regularizers.group_norm",
+    "regularizers.matrices",
     "regularizers.one_pass",
     "regularizers.channelwise",
     "regularizers.dead_units",

@@ -6,52 +6,108 @@ import json
 import keras
 import numpy as np
 import pytest
-from cases.regularizers import CASES
+from cases.regularizers import CASES, W
 from keras import ops
 
 from keras_optreg import select
 from keras_optreg.optimizers import SGD
 from keras_optreg.regularizers import L1, L1L2, L2, PenaltyRegularizer, Sum
 
-W = np.random.default_rng(0).normal(size=(4, 3)) * 10.0 ** np.random.default_rng(1).integers(-2, 2, size=(4, 3))
-W[0, 0] = 0.0
-
 every_penalty = pytest.mark.parametrize("case", CASES, ids=str)
+every_tensor = pytest.mark.parametrize(
+    ("case", "w"), [(case, w) for case in CASES for w in case.tensors], ids=lambda v: getattr(v, "shape", v)
+)
+by_element = [case for case in CASES if case.keras_equal]
+with_map = [(case, w) for case in CASES for w in case.tensors if case.proximal]
 
 
 def tensor(array, dtype="float32"):
     return ops.cast(ops.convert_to_tensor(np.asarray(array, "float32")), dtype)
 
 
+def array(tensor):
+    return ops.convert_to_numpy(ops.cast(tensor, "float32")).astype("float64")
+
+
 def number(scalar):
     return float(ops.convert_to_numpy(scalar))
 
 
-@every_penalty
-def test_value_is_the_formula_and_equals_keras(case):
-    penalty = case.make()
-    assert number(penalty(tensor(W))) == pytest.approx(case.value(W), rel=1e-6)
-    assert number(penalty(tensor(W))) == pytest.approx(number(case.keras_equal()(tensor(W))), rel=1e-6)
+def close_to(value, expected, tolerance):
+    """Relative to each number where that is 1e-6, and to the largest for sums of many."""
+    largest = np.abs(expected).max() if tolerance > 1e-6 else 0
+    np.testing.assert_allclose(value, expected, rtol=tolerance, atol=tolerance * largest + 1e-30)
 
 
-@every_penalty
+def autodiff(function, w):
+    """The gradient of a scalar function by the backend."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.constant(w)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            value = function(x)
+        return array(tape.gradient(value, x))
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return array(jax.grad(function)(w))
+    x = w.clone().requires_grad_()
+    function(x).backward()
+    return array(x.grad)
+
+
+@every_tensor
+def test_value_is_the_formula(case, w):
+    assert number(case.make()(tensor(w))) == pytest.approx(case.value(w), rel=case.tolerance)
+
+
+@pytest.mark.parametrize("case", by_element, ids=str)
+def test_value_equals_keras(case):
+    assert number(case.make()(tensor(W))) == pytest.approx(number(case.keras_equal()(tensor(W))), rel=1e-6)
+
+
+@every_tensor
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_value_is_float32_for_every_dtype(case, dtype):
-    value = case.make()(tensor(W, dtype))
+def test_value_is_float32_for_every_dtype(case, w, dtype):
+    rounded = tensor(w, dtype)
+    value = case.make()(rounded)
     assert keras.backend.standardize_dtype(value.dtype) == "float32"
-    assert number(value) == pytest.approx(case.value(W), rel=1e-2)
+    assert number(value) == pytest.approx(case.value(array(rounded)), rel=case.tolerance)
 
 
-@every_penalty
-def test_gradient_is_the_formula_and_the_slope(case):
-    gradient = ops.convert_to_numpy(case.make().gradient(tensor(W)))
-    np.testing.assert_allclose(gradient, case.gradient(W), rtol=1e-6)
-    w, h = np.where(W == 0, 0.5, W), 1e-6
+@every_tensor
+def test_gradient_is_the_formula_and_the_slope(case, w):
+    close_to(array(case.make().gradient(tensor(w))), case.gradient(w), case.tolerance)
+    w, h = np.where(w == 0, 0.5, w), 1e-6
     slope = [(case.value(w + h * e) - case.value(w - h * e)) / (2 * h) for e in np.eye(w.size).reshape(-1, *w.shape)]
-    np.testing.assert_allclose(ops.convert_to_numpy(case.make().gradient(tensor(w))).ravel(), slope, rtol=1e-4)
+    found = array(case.make().gradient(tensor(w))).ravel()
+    np.testing.assert_allclose(found, slope, rtol=1e-4, atol=10 * case.tolerance)
 
 
-@every_penalty
+@every_tensor
+def test_gradient_is_what_the_backend_derives(case, w):
+    """From the formula, and from the call, which on TensorFlow gives the penalty's own; at zeros too."""
+    for one in (w, np.zeros_like(w)):
+        penalty = case.make()
+        expected = array(penalty.gradient(tensor(one)))
+        assert np.isfinite(expected).all()
+        for function in (penalty, penalty.penalty):
+            close_to(autodiff(function, tensor(one)), expected, case.tolerance)
+
+
+@every_tensor
+def test_a_zero_tensor_is_no_trouble(case, w):
+    """On which a penalty that is least there has the value 0, the gradient 0, and stays."""
+    penalty, zeros = case.make(), np.zeros_like(w)
+    assert number(penalty(tensor(zeros))) == pytest.approx(case.value(zeros), rel=1e-6)
+    assert not array(penalty.gradient(tensor(zeros))).any()
+    if penalty.has_proximal_map:
+        assert not array(penalty.proximal(tensor(zeros), 0.5)).any()
+
+
+@pytest.mark.parametrize("case", by_element, ids=str)
 def test_proximal_map_is_the_minimiser(case):
     """Element by element, the least value of ½(z − w)² + step·Ω(z) on a fine grid that holds 0."""
     w = np.array([-2.0, -0.3, 0.0, 0.02, 0.7, 4.0])
@@ -62,12 +118,52 @@ def test_proximal_map_is_the_minimiser(case):
         np.testing.assert_allclose(ops.convert_to_numpy(case.make().proximal(tensor(w), step)), expected, atol=6e-4)
 
 
-@every_penalty
+@pytest.mark.parametrize("case", by_element, ids=str)
 def test_proximal_map_takes_a_step_for_each_weight(case):
     w, steps = np.array([-2.0, 0.3, 0.7]), [0.1, 2.0, 0.5]
     together = ops.convert_to_numpy(case.make().proximal(tensor(w), tensor(steps)))
     alone = [ops.convert_to_numpy(case.make().proximal(tensor(w), s))[i] for i, s in enumerate(steps)]
     np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("case", "w"), with_map, ids=lambda v: getattr(v, "shape", v))
+def test_proximal_map_is_what_another_solver_finds(case, w):
+    penalty = case.make()
+    for step in (0.0, 0.25, 1.0, 4.0, 100.0):
+        expected = case.proximal(w, np.full(w.shape, step))
+        found = array(penalty.proximal(tensor(w), step))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 if penalty.takes_vector_steps else 1e-4)
+        if penalty.takes_vector_steps:
+            np.testing.assert_array_equal(found == 0, expected == 0)
+    assert penalty.takes_vector_steps is not case.name.startswith("Nuclear")
+
+
+@pytest.mark.parametrize(("case", "w"), with_map, ids=lambda v: getattr(v, "shape", v))
+@pytest.mark.parametrize("spread", [0, 1, 2, 5])
+def test_proximal_map_with_a_step_for_each_weight_is_what_another_solver_finds(case, w, spread):
+    if not case.make().takes_vector_steps:
+        pytest.skip("its step is one for all weights")
+    rng = np.random.default_rng(spread)
+    for scale in (0.01, 0.3, 1.0, 3.0):
+        steps = scale * 10 ** rng.uniform(-spread, spread, size=w.shape) * (rng.random(w.shape) > 0.1)
+        steps = steps.astype("float32").astype("float64")
+        expected = case.proximal(w, steps)
+        found = array(case.make().proximal(tensor(w), tensor(steps)))
+        np.testing.assert_array_equal(found == 0, expected == 0)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(w).max())
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.make().has_proximal_map], ids=str)
+def test_proximal_map_is_firmly_nonexpansive(case):
+    """⟨p − q, x − y⟩ >= ‖p − q‖² in the metric Σ ·/step, for the maps of all convex penalties."""
+    penalty, rng, shape = case.make(), np.random.default_rng(0), case.tensors[0].shape
+    for _ in range(20):
+        steps = 10.0 ** rng.uniform(-1, 1, size=shape) if penalty.takes_vector_steps else 10.0 ** rng.uniform(-1, 1)
+        x, y = (rng.normal(size=shape) * 10.0 ** rng.uniform(-1, 1) for _ in range(2))
+        step = tensor(steps)
+        p, q = (array(penalty.proximal(tensor(one), step)) for one in (x, y))
+        left, right = ((p - q) * (x - y) / steps).sum(), ((p - q) ** 2 / steps).sum()
+        assert left >= right - 1e-5 * ((x - y) ** 2 / steps).sum()
 
 
 @pytest.mark.parametrize("penalty", [L1(1.0), L1L2(1.0, 0.5)])
@@ -320,7 +416,7 @@ def test_every_layer_s_weight_penalties_count_once_and_equal_keras_s(layer_class
     assert all(weight.regularizer is ours for weight in layer.trainable_weights)
 
 
-@every_penalty
+@pytest.mark.parametrize("case", by_element, ids=str)
 def test_activity_penalty_is_divided_by_the_batch_as_keras_does(case):
     x = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
     layer = keras.layers.Dense(2, activity_regularizer=case.make())
