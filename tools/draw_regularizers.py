@@ -3,7 +3,7 @@
     python tools/draw_regularizers.py               # all pictures of docs/regularizers.md, in about a minute
     python tools/draw_regularizers.py L1 constraints
 
-Everything is trained on scikit-learn's digits: the pixels that say something, 32 hidden units with relu, 10 classes,
+Everything is trained on scikit-learn's digits: the pixels that say something, 32 hidden units with tanh, 10 classes,
 from the same start. The penalty stands on the hidden layer's kernel. Captions, with
 their numbers, go to docs/images/regularizers/numbers.json, from where tools/update_docs.py takes them.
 """
@@ -53,7 +53,7 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def network() -> keras.Sequential:
     keras.utils.set_random_seed(0)
-    hidden = keras.layers.Dense(32, "relu", name="hidden")
+    hidden = keras.layers.Dense(32, "tanh", name="hidden")
     return keras.Sequential([keras.Input(digits()[0].shape[1:]), hidden, keras.layers.Dense(10, name="head")])
 
 
