@@ -413,7 +413,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "SCAD": lambda: elementwise(SCAD(1.0), SCAD(1e-3, a=200), from_trained=True),
     "Hoyer": hoyer,
     "GroupLasso": lambda: groups(regularizers.GroupLasso(0.02)),
-    "SparseGroupLasso": lambda: groups(regularizers.SparseGroupLasso(5e-4, 0.01)),
+    "SparseGroupLasso": lambda: groups(regularizers.SparseGroupLasso(5e-4, 0.02)),
     "NuclearNorm": nuclear_norm,
     "SpectralNorm": spectral_norm,
     "Orthogonality": lambda: gram(regularizers.Orthogonality(0.01)),

@@ -242,9 +242,10 @@ def _costs() -> str:
             "",
             _table(("", "training step, %", "Adam alone, %"), in_update),
             "",
-            f"Medians and quartiles of {run['rounds']} rounds; a network 784-2048-2048-10, batches of 32; Keras "
-            f"{run['keras']}, TensorFlow {run.get('tensorflow-cpu', run.get('tensorflow'))}, {run['cores']} cores, "
-            f"load {run['load_before']} to {run['load_after']}.",
+            f"Medians of the differences within a round, with quartiles, over {run['rounds']} rounds; a network "
+            f"784-2048-2048-10, batches of 32; Keras {run['keras']}, TensorFlow "
+            f"{run.get('tensorflow-cpu', run.get('tensorflow'))}, {run['cores']} cores, load {run['load_before']} to "
+            f"{run['load_after']}.",
         ]
     )
 
