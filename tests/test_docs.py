@@ -1,16 +1,22 @@
-"""docs/catalog.md and docs/migration.md are the generated ones, complete, and their links lead somewhere."""
+"""The pages in docs/ are the generated ones, complete; their links lead somewhere, and their code runs."""
 
 import importlib
 import re
 import sys
 from pathlib import Path
 
+import keras
+import numpy as np
 import pytest
 
 import keras_optreg as kor
+from keras_optreg.regularizers import PenaltyRegularizer
 
 ROOT = Path(__file__).parents[1]
-CATALOG, MIGRATION = ((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("catalog.md", "migration.md"))
+CATALOG, MIGRATION, REGULARIZERS = (
+    (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("catalog", "migration", "regularizers")
+)
+FIRST, *EXAMPLES = re.findall(r"```python\n(.*?)```", REGULARIZERS, flags=re.S)
 
 
 @pytest.fixture
@@ -30,6 +36,7 @@ def cells_of(name):
 def test_the_pages_are_the_generated_ones(tool):
     assert tool.catalog() == CATALOG, "run: python tools/update_docs.py"
     assert tool.migration(MIGRATION) == MIGRATION, "run: python tools/update_docs.py"
+    assert tool.regularizers(REGULARIZERS) == REGULARIZERS, "run: python tools/update_docs.py"
 
 
 def test_a_script_moves_here_in_three_lines(tool):
@@ -42,7 +49,7 @@ def test_a_script_moves_here_in_three_lines(tool):
         assert "tensorflow_addons" not in after.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", [CATALOG, MIGRATION], ids=["catalog", "migration"])
+@pytest.mark.parametrize("page", [CATALOG, MIGRATION, REGULARIZERS], ids=["catalog", "migration", "regularizers"])
 def test_links_exist(page):
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", page) if "://" not in target]
     assert targets
@@ -70,3 +77,75 @@ def test_columns_say_what_the_classes_do():
     assert cells_of("NovoGrad")[3:6] == ["1 + 1 number a tensor", "yes", "no"]
     assert cells_of("MADGRAD")[3:6] == ["3", "no", "yes"]
     assert cells_of("matching")[2] == "`regex`"
+
+
+# ------------------------------------------------------------------ docs/regularizers.md
+
+
+def some_model():
+    """With a unit of `hidden` that sees nothing, and layers of the names that the page uses."""
+    layers = [
+        keras.Input((8, 8, 1)),
+        keras.layers.Conv2D(4, 5, activation="relu", name="conv"),
+        keras.layers.Flatten(),
+        keras.layers.Dense(6, "relu", name="hidden"),
+        keras.layers.Dense(5, "sigmoid", name="code"),
+        keras.layers.Dense(3, "softmax", name="head"),
+    ]
+    model = keras.Sequential(layers)
+    kernel = keras.ops.convert_to_numpy(model.get_layer("hidden").kernel).copy()
+    kernel[:, 0] = 0
+    model.get_layer("hidden").kernel.assign(kernel)
+    return model
+
+
+def images():
+    rng = np.random.default_rng(0)
+    return rng.uniform(size=(12, 8, 8, 1)).astype("float32"), rng.integers(3, size=12)
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("code", EXAMPLES, ids=[code.strip().splitlines()[0][:50] for code in EXAMPLES])
+def test_examples_of_regularizers_run_and_their_models_train(code):
+    x, y = images()
+    names = {"model": some_model(), "x": x, "y": y}
+    code = code.replace("epochs=100", "epochs=2")
+    exec(compile(FIRST + code, "docs/regularizers.md", "exec"), names)
+    model = names["model"]
+    before = model.get_weights()
+    model.compile(names.get("optimizer", "sgd"), "sparse_categorical_crossentropy")
+    assert np.isfinite(model.train_on_batch(x, y))
+    assert any((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
+
+
+def test_every_penalty_has_a_section_with_a_picture_and_an_example():
+    penalties = {
+        name
+        for name in kor.regularizers.__all__
+        if isinstance(each := getattr(kor.regularizers, name), type) and issubclass(each, PenaltyRegularizer)
+    } - {"PenaltyRegularizer", "Sum"}
+    sections = dict(re.findall(r"^### (\w+)\n(.*?)(?=^##|\Z)", REGULARIZERS, flags=re.S | re.M))
+    assert set(sections) == penalties
+    for name, section in sections.items():
+        assert f"images/regularizers/{name}.png" in section
+        assert f"{name}(" in section.split("```python")[1]
+    for name in {*kor.constraints.__all__, "MagnitudePruning", "PenaltySchedule", "DropoutSchedule"}:
+        assert re.search(rf"```python\n[^`]*\b{name}\b", REGULARIZERS), name
+
+
+def test_the_table_of_regularizers_leads_to_sections():
+    titles = re.findall(r"^#+ (.*)", REGULARIZERS, flags=re.M)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    linked = set(re.findall(r"\]\(#([\w-]+)\)", REGULARIZERS))
+    assert linked
+    assert linked <= anchors
+
+
+def test_which_penalties_have_a_proximal_map_is_said_right():
+    kinds = {name: getattr(kor.regularizers, name) for name in kor.regularizers.__all__}
+    kinds = {n: k for n, k in kinds.items() if isinstance(k, type) and issubclass(k, PenaltyRegularizer)}
+    everywhere = {name for name, kind in kinds.items() if kind.has_proximal_map and kind.takes_vector_steps}
+    [said] = re.findall(r"Seven penalties have a proximal map: (.*?);", REGULARIZERS, flags=re.S)
+    assert set(re.findall(r"`(\w+)`", said)) == everywhere
+    assert len(everywhere) == 7
+    assert {n for n, kind in kinds.items() if kind.has_proximal_map} - everywhere == {"NuclearNorm"}

@@ -1,10 +1,12 @@
-"""Write the generated parts of the documentation: docs/catalog.md, and the edited lines in docs/migration.md.
+"""Write the generated parts of the documentation: docs/catalog.md, the edited lines in docs/migration.md, the captions
+and costs in docs/regularizers.md.
 
 python tools/update_docs.py
 """
 
 import difflib
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -19,6 +21,9 @@ from keras_optreg.optimizers import RuleOptimizer, Scalar, Shaped
 ROOT = update_readme.ROOT
 CATALOG = ROOT / "docs" / "catalog.md"
 MIGRATION = ROOT / "docs" / "migration.md"
+REGULARIZERS = ROOT / "docs" / "regularizers.md"
+PICTURES = ROOT / "docs" / "images" / "regularizers"
+COSTS = ROOT / "benchmarks" / "results" / "penalty_cost.jsonl"
 PAIRS = ROOT / "tests" / "migration"
 INTRODUCTION = """# Catalogue
 
@@ -202,7 +207,51 @@ def migration(text: str) -> str:
     return update_readme.fill(text, blocks, "docs/migration.md")
 
 
+def regularizers(text: str) -> str:
+    """The page with each picture, the sentence that was drawn with it, and the last run of the benchmark."""
+    captions = json.loads((PICTURES / "numbers.json").read_text(encoding="utf-8"))["captions"]
+    parts = {name: f"![{name}](images/{PICTURES.name}/{name}.png)\n\n{each}" for name, each in captions.items()}
+    return update_readme.fill(text, {**parts, "costs": _costs()}, "docs/regularizers.md")
+
+
+def _costs() -> str:
+    run = json.loads(COSTS.read_text(encoding="utf-8").splitlines()[-1])
+    loss, step, alone = (run[key] for key in ("in_loss", "in_update_training_step", "in_update_optimizer_step"))
+
+    def shown(quantiles: list[float], digits: int) -> str:
+        middle, low, high = (f"{q:.{digits}f}" for q in quantiles)
+        return f"{middle} ({low} to {high})"
+
+    in_loss = [
+        (f"`{name}`", shown(row["keras_adds_ms"], 1), shown(row["ours_adds_ms"], 1), shown(row["ratio"], 2))
+        for name, row in loss["penalties"].items()
+    ]
+    in_update = [
+        (f"`{name}`", shown(row["adds_percent"], 0), shown(alone["penalties"][name]["adds_percent"], 0))
+        for name, row in step["penalties"].items()
+    ]
+    return "\n".join(
+        [
+            "In the loss: milliseconds that a penalty adds to a training step of "
+            f"{shown(loss['plain_ms'], 1)} ms, with Keras's SGD.",
+            "",
+            _table(("", "Keras's adds", "ours adds", "ours / Keras's"), in_loss),
+            "",
+            f"In the update: per cent that it adds to a training step of {shown(step['plain_ms'], 1)} ms with our "
+            f"Adam, and to Adam's own part of it, {shown(alone['plain_ms'], 1)} ms.",
+            "",
+            _table(("", "training step, %", "Adam alone, %"), in_update),
+            "",
+            f"Medians of the differences within a round, with quartiles, over {run['rounds']} rounds; a network "
+            f"784-2048-2048-10, batches of 32; Keras {run['keras']}, TensorFlow "
+            f"{run.get('tensorflow-cpu', run.get('tensorflow'))}, {run['cores']} cores, load {run['load_before']} to "
+            f"{run['load_after']}.",
+        ]
+    )
+
+
 def main() -> None:
+    REGULARIZERS.write_text(regularizers(REGULARIZERS.read_text(encoding="utf-8")), encoding="utf-8")
     CATALOG.write_text(catalog(), encoding="utf-8")
     MIGRATION.write_text(migration(MIGRATION.read_text(encoding="utf-8")), encoding="utf-8")
 
