@@ -104,11 +104,13 @@ def images():
     return rng.uniform(size=(12, 8, 8, 1)).astype("float32"), rng.integers(3, size=12)
 
 
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning")
 @pytest.mark.usefixtures("run_op_by_op")
 @pytest.mark.parametrize("code", EXAMPLES, ids=[code.strip().splitlines()[0][:50] for code in EXAMPLES])
 def test_examples_of_regularizers_run_and_their_models_train(code):
     x, y = images()
     names = {"model": some_model(), "x": x, "y": y}
+    names["model"].compile("sgd", "sparse_categorical_crossentropy")
     code = code.replace("epochs=100", "epochs=2")
     exec(compile(FIRST + code, "docs/regularizers.md", "exec"), names)
     model = names["model"]

@@ -1,6 +1,6 @@
 """Draw what each penalty, constraint and schedule of dropout does to weights, and keep the numbers that are drawn.
 
-    python tools/draw_regularizers.py               # all pictures of docs/regularizers.md, in about a minute
+    python tools/draw_regularizers.py               # all pictures of docs/regularizers.md, in a few minutes
     python tools/draw_regularizers.py L1 constraints
 
 Everything is trained on scikit-learn's digits: the pixels that say something, 32 hidden units with tanh, 10 classes,
