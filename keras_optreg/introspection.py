@@ -44,10 +44,24 @@ def penalties_of(model: Any) -> list[tuple[Any, Any]]:
     found: list[tuple[Any, Any]] = [(variable.regularizer, variable) for variable in model.trainable_variables]
     found += [(layer.activity_regularizer, None) for layer in model._flatten_layers()]
     for optimizer in _optimizers_of(model):
-        for selector, penalty in getattr(optimizer, "penalties", ()):
-            found += [(penalty, variable) for variable in selector.of(model.trainable_variables)]
+        if hasattr(optimizer, "plan_for") and optimizer.built:
+            variables = optimizer._trainable_variables
+            plan = optimizer.plan_for(variables)
+            found += [(penalty, v) for i, v in enumerate(variables) for penalty in plan.penalties_of(i)]
+        else:
+            for selector, penalty in getattr(optimizer, "penalties", ()):
+                found += [(penalty, variable) for variable in selector.of(model.trainable_variables)]
     parts = ((part, variable) for p, variable in found if isinstance(p, LiveNumbers) for part in p.live_parts())
     return list(parts)
+
+
+def hand_on(model: Any) -> None:
+    """Has the model hand strengths to compiled functions, of penalties in its loss that no layer has as attribute."""
+    handed_on = {id(variable) for variable in model.variables}
+    for variable in model.trainable_variables:
+        if isinstance(variable.regularizer, LiveNumbers) and id(variable.regularizer.state) not in handed_on:
+            with open_to_state(model) as tracker:
+                tracker.track(variable.regularizer)
 
 
 def is_quadratic(penalty: Any) -> bool:

@@ -54,16 +54,12 @@ class LiveNumbers(keras.random.SeedGenerator):
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.__dict__.get("_numbers", {}):
             return super().__setattr__(name, value)
-        before = self._numbers[name]
-        if before == value:
-            return
+        homes = list(self._homes)
+        for home in homes:
+            home.check_writable()
         self._numbers[name] = float(value)
-        try:
-            for home in self._homes:
-                home.refresh()
-        except RuntimeError:
-            self._numbers[name] = before
-            raise
+        for home in homes:
+            home.refresh()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return type(self).from_config(self.get_config())
@@ -83,7 +79,13 @@ class Home:
     def __init__(self, parts: Iterable[LiveNumbers], variable: Any = None):
         self._parts = list(parts)
         if variable is None:
-            variable = keras.Variable(self.values_of(self._parts), dtype="float32", trainable=False, name=NAME)
+            values = self.values_of(self._parts)
+
+            # A function, because within `fit` on JAX and torch a layer that is built then takes no values.
+            def initializer(shape: Any, dtype: Any = None) -> Any:
+                return ops.convert_to_tensor(values, dtype)
+
+            variable = keras.Variable(initializer, values.shape, "float32", trainable=False, name=NAME)
         self.variable = variable
         for part in self._parts:
             part._homes.add(self)
@@ -91,10 +93,10 @@ class Home:
     @staticmethod
     def values_of(parts: Iterable[LiveNumbers]) -> np.ndarray:
         """The numbers of these objects, one after another."""
-        return np.array([number for part in parts for number in part.numbers.values()], "float32")
+        return np.array([number for part in parts for number in part.numbers.values()], "float64")
 
-    def refresh(self) -> None:
-        """Write the numbers into the variable.
+    def check_writable(self) -> None:
+        """Whether the variable can be written now.
 
         Raises:
             RuntimeError: within `fit` on JAX, while the state of the model is with the compiled function, which would
@@ -107,6 +109,9 @@ class Home:
                     "On JAX the training step holds all state of the model while `fit` runs, so a number that is set "
                     "now would be lost. In a callback, look at `self.model` first: Keras then brings the state back."
                 )
+
+    def refresh(self) -> None:
+        """Write the numbers into the variable."""
         self.variable.assign(self.values_of(self._parts))
 
     @contextmanager

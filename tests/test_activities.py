@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_optreg.regularizers import L1, L2, KLSparsity, attach_activity
+from keras_optreg.regularizers import L1, L2, KLSparsity, attach, attach_activity
 
 BACKEND = keras.backend.backend()
 MODES = [{"jit_compile": False}, {"run_eagerly": True}] + ([{"jit_compile": True}] if BACKEND != "torch" else [])
@@ -173,3 +173,14 @@ def test_kl_sparsity_stays_finite_for_units_that_are_always_off_or_on():
     model = keras.Sequential([keras.Input((2,)), layer])
     expected = 2 * (0.5 * np.log(0.5 / 1e-6) + 0.5 * np.log(0.5 / (1 - 1e-6)))
     assert loss_of(model, outputs) == pytest.approx(expected, rel=1e-2)
+
+
+def test_taking_it_away_leaves_nothing_behind_and_it_is_not_for_weights():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, "sigmoid", name="code")])
+    states = len(model.variables)
+    for _ in range(3):
+        attach_activity(model, L2(0.1), on="code")
+        attach_activity(model, None, on="code")
+    assert len(model.variables) == states
+    with pytest.raises(ValueError, match=r"attach_activity\(model, KLSparsity"):
+        attach(model, KLSparsity(0.1))

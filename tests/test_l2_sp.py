@@ -7,7 +7,7 @@ from keras import layers
 
 from keras_optreg import select
 from keras_optreg.optimizers import SGD
-from keras_optreg.regularizers import L2, L2SP, attach, detach, transfer
+from keras_optreg.regularizers import L2, L2SP, Sum, attach, detach, transfer
 
 STRENGTH = 0.5
 BACKEND = keras.backend.backend()
@@ -58,7 +58,7 @@ def test_attached_again_it_keeps_its_start_and_after_detach_it_starts_anew():
     starts = kernels(model)
     attach(model, L2SP(STRENGTH))
     move(model)
-    for existing in (None, "add", "replace"):
+    for existing in (None, "add"):
         rows = attach(model, L2SP(STRENGTH), existing=existing)
         assert {row.status for row in rows} == {"already attached"}
     assert total(model) == pytest.approx(squares(kernels(model), starts), rel=1e-5)
@@ -159,3 +159,24 @@ def test_the_distance_is_float32_under_other_dtype_policies(policy):
     model.layers[0].kernel.assign(np.full((3, 2), 300.0))  # 6·300² is more than the largest float16
     assert keras.backend.standardize_dtype(model.losses[0].dtype) == "float32"
     assert total(model) == pytest.approx(STRENGTH * ((300.0 - start) ** 2).sum(), rel=1e-3)
+
+
+def test_replacing_it_and_transfer_over_it_are_not_nothing():
+    model, other = two_layers(), two_layers()
+    starts = kernels(model)
+    attach(model, L2SP(STRENGTH))
+    attach(other, L2SP(STRENGTH))
+    with pytest.raises(ValueError, match="another penalty stands"):
+        transfer(model, other)
+    assert {row.status for row in transfer(model, other, existing="replace")} == {"attached"}
+    assert total(other) == pytest.approx(squares(kernels(other), starts), rel=1e-5)
+    move(model)
+    assert total(model) > 0
+    attach(model, L2SP(STRENGTH), existing="replace")
+    assert total(model) == 0
+
+
+def test_a_sum_with_it_again_is_nothing():
+    model = two_layers()
+    attach(model, Sum(L2SP(STRENGTH), L2(0.1)))
+    assert {row.status for row in attach(model, Sum(L2SP(STRENGTH), L2(0.1)))} == {"already attached"}

@@ -110,6 +110,35 @@ def test_wherever_a_penalty_stands(kind):
     assert logs[name or "strength"] == [0.75]
 
 
+@keras.saving.register_keras_serializable("test_scheduled_numbers")
+class Own(keras.Layer):
+    """A layer that gives its weight the penalty and does not keep it."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(1, 1), initializer="ones", regularizer=L2(0.0))
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.kernel)
+
+
+def test_where_no_layer_has_the_penalty_as_an_attribute():
+    model = keras.Sequential([keras.Input((1,)), Own()])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    losses, _ = fit(model, PenaltySchedule(select.everything(), RAMP))
+    assert losses == pytest.approx([0, 0.25, 0.5, 0.75], abs=1e-6)
+
+
+def test_the_weights_of_a_loaded_optimizer_are_those_it_had(tmp_path):
+    inner = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, name="d")], name="first")
+    model = keras.Sequential([keras.Input((1,)), inner, keras.layers.Dense(1, name="e")])
+    model.compile(SGD(0.125, penalties=[(select.matching("^first/d/kernel|^d/kernel"), L1(0.5))]), "mse")
+    model.fit(ZEROS, ZEROS, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    fit(loaded, PenaltySchedule(select.kernels(), RAMP))
+    assert [penalty.strength for _, penalty in loaded.optimizer.penalties] == [0.75]
+
+
 def test_what_penalty_schedule_refuses():
     with pytest.raises(ValueError, match=r"which strength of L1L2.*\['l1', 'l2'\]"):
         PenaltySchedule(L1L2(0.1, 0.1), RAMP)
@@ -168,7 +197,16 @@ def test_dropout_follows_its_schedule(mode, initial):
     np.testing.assert_array_equal(model.predict(WIDE, verbose=0), WIDE)
     after = model.fit(WIDE, WIDE, verbose=0).history["loss"][0]
     assert rates([after]) == pytest.approx([0.8], abs=0.03)
-    assert "call" not in vars(model.layers[1])
+    function = model.train_function
+    again = model.fit(WIDE, WIDE, verbose=0, callbacks=[DropoutSchedule(lambda t: 0.2)]).history["loss"][0]
+    assert rates([again]) == pytest.approx([0.2], abs=0.03)
+    assert model.train_function is function
+    states = len(model.non_trainable_variables)
+    model.fit(WIDE, WIDE, verbose=0, callbacks=[DropoutSchedule(lambda t: 0.2)])
+    assert len(model.non_trainable_variables) == states
+    model.layers[1].rate = 0.6  # as with Keras's own, by a `compile` after it
+    model.compile(keras.optimizers.SGD(0.0), Outputs(), **mode)
+    assert rates(model.fit(WIDE, WIDE, verbose=0).history["loss"]) == pytest.approx([0.6], abs=0.03)
 
 
 class Look(keras.callbacks.Callback):
@@ -222,6 +260,15 @@ def test_only_the_layers_it_was_given_and_nested_ones(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras", custom_objects={"Outputs": Outputs})
     assert type(loaded.layers[0]) is keras.layers.Dropout
     assert loaded.layers[0].rate == 0.0
+
+
+def test_the_dropout_of_attention_is_left_alone():
+    x = keras.Input((5, 4))
+    attention = keras.layers.MultiHeadAttention(2, 2, dropout=0.1)
+    model = keras.Model(x, attention(x, x))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    with pytest.raises(ValueError, match="no dropout layer"):
+        model.fit(np.ones((2, 5, 4)), np.ones((2, 5, 4)), verbose=0, callbacks=[DropoutSchedule.early(0.5, until=1)])
 
 
 def test_what_dropout_schedule_refuses():

@@ -259,3 +259,65 @@ def test_under_other_dtype_policies(policy):
     assert losses(model) == [0.5]
     penalty.strength = 1.0
     assert losses(model) == [1.0]
+
+
+class Late(keras.Layer):
+    """Makes a penalty, and a layer with one, when it is built: in the first step of `fit`."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(1, 1), initializer="ones", regularizer=L2(0.5))
+        self.dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", kernel_regularizer=L2(0.25))
+        self.dense.build(shape)
+
+    def call(self, x):
+        return self.dense(keras.ops.matmul(x, self.kernel))
+
+
+def test_of_penalties_made_within_fit():
+    model = keras.Sequential([Late()])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    assert losses(model) == [0.75]
+    model.layers[0].dense.kernel_regularizer.strength = 1.0
+    assert losses(model) == [1.5]
+
+
+class Capped(L1):
+    """Its gradient is not proportional to the strength, as L1's is."""
+
+    def penalty(self, x):
+        return keras.ops.sum(keras.ops.minimum(self.strength * keras.ops.abs(x), 1.0))
+
+    def gradient(self, w):
+        return keras.ops.where(self.strength * keras.ops.abs(w) < 1, self.strength * keras.ops.sign(w), 0.0)
+
+
+def test_a_subclass_has_the_gradient_of_its_own_under_loss_scaling():
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.25), initial_scale=128.0)
+    model = one_weight(optimizer, Capped(0.5))
+    model.train_on_batch(ZEROS, ZEROS)
+    assert weight(model) == 1 - 0.25 * 0.5
+
+
+def test_a_state_without_penalties_goes_on_with_one(tmp_path):
+    model = one_weight(Adam(0.125))
+    losses(model)
+    model.save(tmp_path / "model.keras")
+    for penalties in (None, L1(0.5)):
+        again = one_weight(Adam(0.125, penalties=penalties))
+        again.optimizer.build(again.trainable_variables)
+        again.load_weights(tmp_path / "model.keras")
+        assert int(keras.ops.convert_to_numpy(again.optimizer.iterations)) == 4
+    again.save(tmp_path / "again.keras")
+    model.load_weights(tmp_path / "again.keras")
+    assert int(keras.ops.convert_to_numpy(model.optimizer.iterations)) == 4
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others have no forward mode here")
+def test_forward_mode_on_jax():
+    import jax
+
+    x = keras.ops.array([1.0, -2.0])
+    for penalty in (L1(0.5), L2(0.5), Sum(L1(0.5), L2(0.25))):
+        value, slope = jax.jvp(penalty, (x,), (keras.ops.ones(2),))
+        assert float(value) == float(penalty(x))
+        assert float(slope) == float(penalty.gradient(x).sum())

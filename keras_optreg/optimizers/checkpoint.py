@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from keras_optreg.optimizers.rule_optimizer import RuleOptimizer
 
 ENTRY = "layout"
+STRENGTHS = "strengths"
 RATES = {"learning_rate": "a number", "learning_rate_scale": "driven by a schedule"}
 """Two kinds that have the same place."""
 
@@ -35,16 +36,21 @@ def load(optimizer: "RuleOptimizer", store: Any) -> None:
     Raises:
         ValueError: under loss scaling, where Keras has by then overwritten the state.
     """
-    names, here = set(store.keys()), _layout(optimizer)
+    names, layout = set(store.keys()), _layout(optimizer)
+    # What the penalties say holds; their config is saved, too.
+    variables = [v for v, kind in zip(optimizer.variables, layout, strict=True) if kind != STRENGTHS]
+    here = [kind for kind in layout if kind != STRENGTHS]
     kerass = ["learning_rate" if kind in RATES else kind for kind in here]
     there: list[str] = json.loads(np.asarray(store[ENTRY]).tobytes()) if ENTRY in names else kerass
     values = [store[str(i)] for i in range(len(names - {ENTRY}))]
+    if STRENGTHS in there:
+        values = [value for value, kind in zip(values, there, strict=False) if kind != STRENGTHS]
+        there = [kind for kind in there if kind != STRENGTHS]
     is_new = len(there) == 2 and values[0] == 0 and int(keras.ops.convert_to_numpy(optimizer._iterations)) == 0
     if ENTRY in names and is_new:  # saved before the first step, when it was not built, and none was taken here
         here = here[:2]
     fits = len(values) == len(here) and all(
-        tuple(variable.shape) == tuple(np.shape(value))
-        for variable, value in zip(optimizer.variables, values, strict=False)
+        tuple(variable.shape) == tuple(np.shape(value)) for variable, value in zip(variables, values, strict=False)
     )
     if optimizer.is_loss_scaled and not (fits and there == here):
         raise ValueError(
@@ -63,7 +69,7 @@ def load(optimizer: "RuleOptimizer", store: Any) -> None:
             stacklevel=4,
         )
         return
-    for variable, value, own, saved in zip(optimizer.variables, values, here, there, strict=False):
+    for variable, value, own, saved in zip(variables, values, here, there, strict=False):
         if own == saved:
             variable.assign(value)
         else:
@@ -73,7 +79,7 @@ def load(optimizer: "RuleOptimizer", store: Any) -> None:
                 stacklevel=4,
             )
     if optimizer.built and optimizer.state.strengths is not None:
-        optimizer.state.strengths.refresh()  # what the penalties say holds; their config is saved, too
+        optimizer.state.strengths.refresh()  # `LossScaleOptimizer` has written over it
 
 
 def _layout(optimizer: "RuleOptimizer") -> list[str]:
@@ -89,7 +95,7 @@ def _layout(optimizer: "RuleOptimizer") -> list[str]:
         groups |= {name: [variable] for name, variable in optimizer.state.shared.items()}
         groups["started"] = [optimizer.state.started]
         groups["multipliers"] = [optimizer.state.multipliers]
-        groups["strengths"] = [optimizer.state.strengths and optimizer.state.strengths.variable]
+        groups[STRENGTHS] = [optimizer.state.strengths and optimizer.state.strengths.variable]
         groups["average"] = optimizer._model_variables_moving_average if optimizer.use_ema else []
         if k := optimizer.gradient_accumulation_steps:
             groups[f"accumulated over {k}"] = optimizer._accumulated_gradients

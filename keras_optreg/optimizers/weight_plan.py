@@ -84,7 +84,7 @@ def check_penalties(
             )
         elif not penalty.has_gradient:
             raise ValueError(
-                f"{owner} cannot apply {penalty!r}: it has no gradient in closed form. "
+                f"{owner} cannot apply {penalty!r}: it gives an optimizer no gradient to add. "
                 "Put it in the loss with keras_optreg.attach(model, penalty)."
             )
 

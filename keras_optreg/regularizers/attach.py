@@ -182,7 +182,7 @@ def _give(model: Any, pairs: Sequence[tuple[Owner, Any]], existing: str | None, 
             penalty = given.for_variable(owner.variable)
         if not owner.is_trainable:
             statuses.append((owner, "frozen, skipped"))
-        elif owner.variable.regularizer is not None and _holds(standing, penalty, existing):
+        elif owner.variable.regularizer is not None and _holds(standing, given, existing):
             statuses.append((owner, "already attached"))
             plan.append((owner, standing))
         elif standing is None or same_penalty(standing, penalty) or existing == "replace":
@@ -245,6 +245,8 @@ def _standing(owner: Owner) -> Any:
 
 
 def _holds(standing: Any, penalty: Any, existing: str | None) -> bool:
+    if existing == "replace" and hasattr(standing, "origin"):  # it starts anew from the weights as they are
+        return standing is penalty
     parts = standing.penalties if isinstance(standing, Sum) and existing != "replace" else ()
     return same_penalty(standing, penalty) or any(same_penalty(part, penalty) for part in parts)
 

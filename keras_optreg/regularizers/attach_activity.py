@@ -7,6 +7,7 @@ import keras
 from keras_optreg.introspection import open_to_state
 from keras_optreg.regularizers.attach import retrace
 from keras_optreg.regularizers.layer_choice import Choice, chosen, names
+from keras_optreg.regularizers.owners import forget
 from keras_optreg.regularizers.penalty_regularizer import PenaltyRegularizer
 from keras_optreg.regularizers.saved_form import is_serializable, same_penalty
 from keras_optreg.table import Table
@@ -75,11 +76,12 @@ def attach_activity(model: Any, penalty: Any, on: Choice) -> Table:
             f"attach_activity: another penalty stands on {', '.join(others)}. Take it away first: "
             "attach_activity(model, None, on=...). Nothing was changed."
         )
-    rows = []
+    rows, removed = [], [layer.activity_regularizer for layer in found]
     for layer in found:
         rows.append((layer.name, penalty, layer.activity_regularizer))
         with open_to_state(layer):
             layer.activity_regularizer = penalty
+    forget(model, [one for one in removed if one is not penalty])
     retrace(model)
     is_lost = penalty is not None and not is_serializable(penalty)
     return Table(("layer", "penalty", "before"), rows, "It cannot be saved with the model." if is_lost else "")

@@ -1,6 +1,6 @@
 """KLSparsity: units that are on only now and then."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 from keras import ops
@@ -46,6 +46,11 @@ class KLSparsity(PenaltyRegularizer):
     def __init__(self, strength: float = 0.01, target: float = 0.05):
         super().__init__(strength=strength)
         self.target = target
+
+    def for_variable(self, variable: Any) -> NoReturn:
+        raise ValueError(
+            "KLSparsity is for the outputs of layers: attach_activity(model, KLSparsity(1e-3), on='code')."
+        )
 
     def penalty(self, x: Any) -> Any:
         mean = ops.mean(x, axis=tuple(range(len(x.shape) - 1)))

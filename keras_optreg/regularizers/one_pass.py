@@ -1,5 +1,6 @@
 """Values and gradients of penalties in as few passes over memory as the backend allows."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -29,6 +30,8 @@ def with_gradient(penalty: "PenaltyRegularizer", x: Any) -> Any:
             with home.reading(values=strengths):
                 return upstream * penalty.gradient(x)
 
+        if keras.backend.backend() == "jax":
+            return _on_jax(penalty.penalty, gradient, x, strengths)
         backward = gradient
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -45,6 +48,21 @@ def with_gradient(penalty: "PenaltyRegularizer", x: Any) -> Any:
             return penalty.penalty(x), grad
 
         return value(x)
+
+
+def _on_jax(penalty: Callable[..., Any], gradient: Callable[..., Any], x: Any, strengths: Any) -> Any:
+    """The same in the one form that JAX takes in both directions."""
+    import jax
+
+    @jax.custom_jvp
+    def value(x: Any) -> Any:
+        return penalty(x)
+
+    @value.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        return value(*primals), ops.sum(gradient(*primals, strengths, 1.0) * tangents[0])
+
+    return value(x)
 
 
 def sum_of_squares(x: Any) -> Any:

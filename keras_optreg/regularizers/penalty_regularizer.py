@@ -24,7 +24,10 @@ class PenaltyRegularizer(keras.regularizers.Regularizer, LiveNumbers):
     Strengths are checked, saved and shown here. They can be set at any time, `penalty.strength = 1e-3`, and act from
     the next training step on, in functions that are already compiled too, on every backend: inside `penalty`,
     `gradient` and `proximal` a strength is a tensor that is read anew at every step, elsewhere a float.
-    (On JAX a callback must have looked at `self.model` before it sets one; otherwise that is an error.)
+    (On JAX a callback must have looked at `self.model` before it sets one, otherwise that is an error; and the layer
+    must have the penalty as an attribute, as Keras's layers and `attach` see to.)
+
+    `gradient` and `proximal` are written with `keras.ops`: on TensorFlow they are compiled by XLA.
 
     The scalar is always float32, and so are the sums behind it: a sum of squares in float16 overflows at 65504.
 
@@ -76,6 +79,8 @@ class PenaltyRegularizer(keras.regularizers.Regularizer, LiveNumbers):
         for name in ("gradient", "proximal", "is_quadratic"):
             if depth(name) > min(depth("penalty"), depth("__call__")):
                 setattr(cls, name, getattr(PenaltyRegularizer, name))
+        if {"gradient", "penalty", "__call__"} & set(vars(cls)) and "is_one_pass" not in vars(cls):
+            cls.is_one_pass = False  # said of the parent's gradient
         cls.has_gradient = cls.gradient is not PenaltyRegularizer.gradient
         cls.has_proximal_map = cls.proximal is not PenaltyRegularizer.proximal
 

@@ -16,9 +16,14 @@ def is_serializable(penalty: Any) -> bool:
 
 def same_penalty(one: Any, other: Any) -> bool:
     """Whether two penalties are the same object or have the same saved form."""
-    one, other = getattr(one, "origin", one), getattr(other, "origin", other)
     if one is other:
         return True
+    if hasattr(one, "origin") and hasattr(other, "origin"):  # each starts from weights of its own
+        return False
+    one, other = getattr(one, "origin", one), getattr(other, "origin", other)
+    parts = getattr(one, "penalties", ()), getattr(other, "penalties", ())
+    if all(parts) and type(one) is type(other):
+        return len(parts[0]) == len(parts[1]) and all(map(same_penalty, *parts))
     if one is None or other is None or type(one) is not type(other) or not is_serializable(one):
         return False
     return serialize(one) == serialize(other)

@@ -13,7 +13,7 @@ from keras_optreg.live_numbers import LiveNumbers
 
 
 class DropoutSchedule(Scheduled):
-    """Set the rate of dropout layers by a schedule, without tracing anything again.
+    """Set the rate of dropout layers by a schedule. The step is traced once more, in the first `fit`, and then no more.
 
     Use `early` for models that underfit: dropout at the beginning makes the gradients of different batches agree, and
     the final fit of the training data is better. Use `late` for models that overfit but are slow to begin with.
@@ -29,7 +29,8 @@ class DropoutSchedule(Scheduled):
         schedule: a schedule, ours or Keras's, or a function from t to the rate, in [0, 1).
         every: `"epoch"` or `"batch"`.
         layers: the layers, `keras.layers.Dropout` or `SpatialDropout1D`, `2D`, `3D`. Defaults to all of them in the
-            model, nested ones too. `insert_dropout` puts some into a model that has none.
+            model, nested ones too, but not those inside attention layers. `insert_dropout` puts some into a model that
+            has none.
 
     Raises:
         TypeError: when `schedule` cannot be called, or one of `layers` is no dropout layer.
@@ -82,7 +83,17 @@ class DropoutSchedule(Scheduled):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         model = self.model
-        every = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.Dropout)]
+        inside = {
+            id(layer)
+            for parent in model._flatten_layers()
+            if isinstance(parent, keras.layers.MultiHeadAttention | keras.layers.GroupQueryAttention)
+            for layer in parent._flatten_layers()
+        }
+        every = [
+            layer
+            for layer in model._flatten_layers()
+            if isinstance(layer, keras.layers.Dropout) and id(layer) not in inside
+        ]
         self._layers = every if self.layers is None else self.layers
         missing = [layer.name for layer in self._layers if not any(layer is other for other in every)]
         if missing or not self._layers:
@@ -90,37 +101,38 @@ class DropoutSchedule(Scheduled):
                 f"DropoutSchedule: {', '.join(missing) or 'no dropout layer'} in the model {model.name!r}. "
                 "insert_dropout(model, rate) makes a model with dropout from one without."
             )
-        self._rate = LiveNumbers(rate=0.0)
-        for layer in self._layers:
-            _take_rate_from(layer, self._rate)
-        if model.train_function is not None:
-            model.make_train_function(force=True)  # once; what it traces now reads the rate at every step
-
-    def on_train_end(self, logs=None):
-        for layer in self._layers:  # Keras's own `call` again, with the last rate; what is compiled agrees with it
-            layer.__dict__.pop("call", None)
+        is_new = not all("scheduled_rate" in vars(layer) for layer in self._layers)
+        self._rates = [_live_rate(layer) for layer in self._layers]
+        if is_new and model.train_function is not None:
+            model.make_train_function(force=True)  # what it traces now reads the rate at every step
 
     def _apply(self, t: int) -> None:
         rate = float(self.schedule(t))
         check("DropoutSchedule", {"rate": rate}, {"rate": FRACTION})
-        if rate != self._rate.rate:
+        if any(live.rate != rate for live in self._rates):
             _ = self.model  # on JAX this brings the state to the host, so that what is set here is not overwritten
-            self._rate.rate = rate
+            for live in self._rates:
+                live.rate = rate
         for layer in self._layers:
             layer.rate = rate  # for whoever saves the model
 
     def _value(self) -> float:
-        return self._rate.rate
+        return self._rates[0].rate
 
 
-def _take_rate_from(layer: Any, live: LiveNumbers) -> None:
-    """Has the layer drop out at a rate that is read at every step. The class, and so the saved layer, stays Keras's."""
+def _live_rate(layer: Any) -> LiveNumbers:
+    """The rate of a layer, read at every step from now on. The class, and so the saved layer, stays Keras's."""
+    if "scheduled_rate" in vars(layer):
+        return layer.scheduled_rate
+    live = LiveNumbers(rate=layer.rate)
     with open_to_state(layer):
         layer.scheduled_rate = live
         if not hasattr(layer, "seed_generator"):  # Keras makes none for a rate of 0
             layer.seed_generator = keras.random.SeedGenerator(layer.seed)
 
     def call(inputs: Any, training: bool = False) -> Any:
+        if layer.rate != live.numbers["rate"]:  # set by hand since
+            return type(layer).call(layer, inputs, training)
         if not training:
             return inputs
         with live.home.reading():
@@ -133,3 +145,4 @@ def _take_rate_from(layer: Any, live: LiveNumbers) -> None:
         return ops.where(is_kept, scaled, ops.zeros_like(inputs))
 
     layer.__dict__["call"] = call
+    return live

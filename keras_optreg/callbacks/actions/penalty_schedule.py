@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_optreg.callbacks.actions.scheduled import Scheduled
-from keras_optreg.introspection import penalties_of
+from keras_optreg.introspection import hand_on, penalties_of
 from keras_optreg.live_numbers import LiveNumbers
 from keras_optreg.select import Selector
 
@@ -70,10 +70,16 @@ class PenaltySchedule(Scheduled):
                 "optimizer; after loading or cloning a model, whose penalties are others, a selector: "
                 "PenaltySchedule(select.kernels(), ...)."
             )
-        self.log_name = self._name_in(self._penalties[0])
+        [self.log_name, *_] = [self._name_in(penalty) for penalty in self._penalties]
+        self._last: float | None = None
+        hand_on(self.model)
 
     def _name_in(self, penalty: LiveNumbers) -> str:
         names = [*penalty.numbers]
+        if not names:
+            raise ValueError(
+                f"PenaltySchedule: {penalty!r} has no strength of its own. Give the part of it that is meant."
+            )
         if self.name is None and len(names) == 1:
             return names[0]
         if self.name not in names:
@@ -85,7 +91,8 @@ class PenaltySchedule(Scheduled):
 
     def _apply(self, t: int) -> None:
         value = float(self.schedule(t))
-        if any(getattr(p, self._name_in(p)) != value for p in self._penalties):
+        if value != self._last:
+            self._last = value
             _ = self.model  # on JAX this brings the state to the host, so that what is set here is not overwritten
             for penalty in self._penalties:
                 setattr(penalty, self._name_in(penalty), value)
