@@ -1,4 +1,4 @@
-# make demo · make test · make lint · make bench · make notebooks · make screenshot
+# make demo · make test · make test-all · make lint · make bench · make notebooks · make screenshot
 # Each target sets up .venv first, with uv where it is installed and with venv and pip otherwise.
 
 PYTHON ?= python3
@@ -18,12 +18,17 @@ endif
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint bench notebooks check-notebooks screenshot clean
+.PHONY: demo test test-all lint bench notebooks check-notebooks screenshot clean
 
 demo: $(VENV)/installed
 	$(PY) examples/quickstart.py
 
+# Every test, on a third of its cases. .ci/run gives the other thirds to JAX and torch.
 test: $(VENV)/installed
+	$(PY) -m pytest -n 2 tests --one-in 3
+
+# All cases, on the backend that KERAS_BACKEND names.
+test-all: $(VENV)/installed
 	$(PY) -m pytest -n 2 tests
 
 lint: $(VENV)/installed-notebooks
