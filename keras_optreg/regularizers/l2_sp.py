@@ -36,7 +36,7 @@ class L2SP(PenaltyRegularizer):
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_initializer="ones")])
         >>> table = attach(model, L2SP(0.5))
         >>> before = float(model.losses[0])
-        >>> model.layers[0].set_weights([[[2.0], [1.0]], [0.0]])
+        >>> _ = model.layers[0].kernel.assign([[2.0], [1.0]])
         >>> before, float(model.losses[0])
         (0.0, 0.5)
 
