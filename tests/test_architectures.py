@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from cases.architectures import CASES
+from penalised import total
 
 from keras_optreg import report
 from keras_optreg.regularizers import L2, attach
@@ -26,14 +27,6 @@ def _fast_initializers(monkeypatch):
         return keras.ops.convert_to_tensor(np.resize(SOME_VALUES, shape), dtype=dtype)
 
     monkeypatch.setattr(keras.initializers.VarianceScaling, "__call__", call)
-
-
-def number(scalar):
-    return float(keras.ops.convert_to_numpy(scalar))
-
-
-def total(model):
-    return sum(number(loss) for loss in model.losses)
 
 
 def squares(model, paths):

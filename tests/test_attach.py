@@ -13,26 +13,13 @@ import numpy as np
 import pytest
 from cases.regularizers import CASES, Case, both
 from keras import layers
+from penalised import STRENGTH, reload, squares, total
 
 from keras_optreg import optimizers, select
 from keras_optreg.regularizers import L1, L1L2, L2, Sum, attach, detach, report, to_keras, transfer
 
-STRENGTH = 0.5
 BACKEND = keras.backend.backend()
 ROOT = str(Path(__file__).parents[1])
-
-
-def number(scalar):
-    return float(keras.ops.convert_to_numpy(scalar))
-
-
-def total(model):
-    return sum(number(loss) for loss in model.losses)
-
-
-def squares(variables):
-    """λΣw² by hand, each variable once."""
-    return STRENGTH * sum((keras.ops.convert_to_numpy(v).astype("float64") ** 2).sum() for v in variables)
 
 
 def sequential():
@@ -124,11 +111,6 @@ def subclassed():
 
 def custom_layer():
     return keras.Sequential([keras.Input((4,)), NoArgument(), layers.Dense(2)])
-
-
-def reload(model, tmp_path):
-    model.save(tmp_path / "model.keras")
-    return keras.models.load_model(tmp_path / "model.keras")
 
 
 def clone(model, tmp_path):

@@ -7,20 +7,10 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from penalised import STRENGTH, squares, total
 
 from keras_optreg import select
 from keras_optreg.regularizers import L2, attach, transfer
-
-STRENGTH = 0.5
-
-
-def total(model):
-    return sum(float(keras.ops.convert_to_numpy(loss)) for loss in model.losses)
-
-
-def squares(variables):
-    """λΣw² by hand, each variable once."""
-    return STRENGTH * sum((keras.ops.convert_to_numpy(v).astype("float64") ** 2).sum() for v in variables)
 
 
 @keras.saving.register_keras_serializable("test_attach_models")

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from penalised import STRENGTH, reload, squares, total
 
 from keras_optreg import select
 from keras_optreg.regularizers import L1, L2, attach, detach, report
@@ -11,26 +12,7 @@ from keras_optreg.regularizers import L1, L2, attach, detach, report
 # Keras's `model.quantize` says it of every layer that has no weights.
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have a `quantize` method:UserWarning")
 
-STRENGTH = 0.5
 KERNELS = select.kernels() | select.embeddings()
-
-
-def number(scalar):
-    return float(keras.ops.convert_to_numpy(scalar))
-
-
-def total(model):
-    return sum(number(loss) for loss in model.losses)
-
-
-def squares(variables):
-    """λΣw² by hand."""
-    return STRENGTH * sum((keras.ops.convert_to_numpy(v).astype("float64") ** 2).sum() for v in variables)
-
-
-def reload(model, tmp_path):
-    model.save(tmp_path / "model.keras")
-    return keras.models.load_model(tmp_path / "model.keras")
 
 
 def two_layers():

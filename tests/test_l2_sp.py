@@ -4,22 +4,18 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from penalised import STRENGTH, total
 
 from keras_optreg import select
 from keras_optreg.optimizers import SGD
 from keras_optreg.regularizers import L2, L2SP, Sum, attach, detach, transfer
 
-STRENGTH = 0.5
 BACKEND = keras.backend.backend()
 MODES = [{"jit_compile": False}, {"run_eagerly": True}] + ([{"jit_compile": True}] if BACKEND != "torch" else [])
 
 
 def value(variable):
     return keras.ops.convert_to_numpy(variable).astype("float64")
-
-
-def total(model):
-    return sum(float(keras.ops.convert_to_numpy(loss)) for loss in model.losses)
 
 
 def kernels(model):
