@@ -15,7 +15,7 @@ from keras import layers
 from keras_optreg import select
 from keras_optreg.callbacks import EvaluateAtAverage
 from keras_optreg.optimizers import SGD, Adam, Lookahead, Nadam, Partition, ScheduleFreeAdamW
-from keras_optreg.regularizers import L1
+from keras_optreg.regularizers import L1, GroupLasso
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -29,7 +29,8 @@ CASES = {
     "an average to evaluate": lambda: ScheduleFreeAdamW(0.05, warmup_steps=3, weight_decay=0.1),
     "slow weights around parts": lambda: Lookahead(Partition(
         [(select.embeddings(), SGD(0.5, momentum=0.9, sparse="touched_rows"))],
-        rest=Adam(0.05, learning_rate_multipliers=[(select.biases(), 0.5)])), 3),
+        rest=Adam(0.05, learning_rate_multipliers=[(select.biases(), 0.5)],
+                  penalties=[(select.kernels(), GroupLasso(0.1))])), 3),
 }
 
 def train(make):
