@@ -204,12 +204,10 @@ def test_dropout_follows_its_schedule(mode, initial):
     states = len(model.non_trainable_variables)
     model.fit(WIDE, WIDE, verbose=0, callbacks=[DropoutSchedule(lambda t: 0.2)])
     assert len(model.non_trainable_variables) == states
-    if BACKEND != "jax" or not mode.get(
-        "jit_compile"
-    ):  # there the rate of the schedule was seen to stay: not understood
-        model.layers[1].rate = 0.6  # as with Keras's own, by a `compile` after it
-        model.compile(keras.optimizers.SGD(0.0), Outputs(), **mode)
-        assert rates(model.fit(WIDE, WIDE, verbose=0).history["loss"]) == pytest.approx([0.6], abs=0.03)
+    del function  # while it lives, JAX gives the same trace for the model's next function too, whatever has changed
+    model.layers[1].rate = 0.6  # as with Keras's own, by a `compile` after it
+    model.compile(keras.optimizers.SGD(0.0), Outputs(), **mode)
+    assert rates(model.fit(WIDE, WIDE, verbose=0).history["loss"]) == pytest.approx([0.6], abs=0.03)
 
 
 class Look(keras.callbacks.Callback):
