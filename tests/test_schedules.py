@@ -7,10 +7,11 @@ from contextlib import nullcontext
 import keras
 import numpy as np
 import pytest
-from cases.schedules import CASES, restarts
+from cases.schedules import CASES, K, restarts
 from keras import ops
 
 from keras_optreg import schedules
+from keras_optreg.optimizers import SGD
 from keras_optreg.schedules import CosineDecay, FunctionSchedule, StepDecay, join, scale, shapes, warmup
 
 BACKEND = keras.backend.backend()
@@ -207,6 +208,15 @@ def test_a_schedule_of_ones_own_needs_only_the_formula():
     schedule = Halving(0.8)
     assert [number(schedule(t)) for t in (0, 1, 3)] == pytest.approx([0.8, 0.4, 0.2])
     assert schedule.get_config() == {"start": 0.8, "name": "Halving"}
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, SGD], ids=["keras", "ours"])
+def test_parts_and_shapes_are_saved_with_an_optimizer(optimizer):
+    one_cycle = schedules.OneCycle(0.8, 20, shape=shapes.linear)
+    schedule = warmup(scale(one_cycle, K.ExponentialDecay(1.0, 5, 0.5)), 4)
+    config = json.loads(json.dumps(keras.optimizers.serialize(optimizer(schedule))))
+    again = keras.optimizers.deserialize(config)._learning_rate
+    assert [number(again(t)) for t in range(24)] == [number(schedule(t)) for t in range(24)]
 
 
 def test_drives_an_optimizer_step_by_step():

@@ -347,6 +347,11 @@ CASES = [
         bad=({"steps": [], "values": []},),
     ),
     Case(
+        "Interpolation(exponential)",
+        maker(schedules.Interpolation, steps=[0, 40], values=[0.8, 0.1], shape=shapes.exponential),
+        lambda t: through(t, [(0, 0.8), (40, 0.1)], to_a_tenth),
+    ),
+    Case(
         "Interpolation(a shape of one's own)",
         maker(schedules.Interpolation, steps=[0, 40], values=[0.8, 0.1], shape=square),
         lambda t: 0.8 - 0.7 * (min(t, 40) / 40) ** 2,
