@@ -137,10 +137,11 @@ def test_takes_every_argument_of_keras_under_the_same_name():
 def test_config_goes_through_json(case):
     schedule = case.make()
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(schedule)))
+    assert json.loads(json.dumps(schedule.get_config())) == config["config"]
     again = keras.saving.deserialize_keras_object(config, safe_mode=True)
     assert type(again) is type(schedule)
     assert repr(again) == repr(schedule) or "object at" in repr(schedule)
-    assert [number(again(t)) for t in STEPS] == [number(schedule(t)) for t in STEPS]
+    assert [number(again(t)) for t in STEPS[::9]] == [number(schedule(t)) for t in STEPS[::9]]
 
 
 @pytest.mark.parametrize(
