@@ -44,6 +44,7 @@ SHARED = {
     "regularizers.views",
     "constraints.constraint",
     "schedules.function_schedule",
+    "schedules.shapes",
     "callbacks.direction",
     "callbacks.monitor",
     "callbacks.actions.action",

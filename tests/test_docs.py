@@ -1,6 +1,7 @@
 """The pages in docs/ are the generated ones, complete; their links lead somewhere, and their code runs."""
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,8 +14,9 @@ import keras_optreg as kor
 from keras_optreg.regularizers import PenaltyRegularizer
 
 ROOT = Path(__file__).parents[1]
-CATALOG, MIGRATION, REGULARIZERS = (
-    (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in ("catalog", "migration", "regularizers")
+CATALOG, MIGRATION, REGULARIZERS, SCHEDULES = (
+    (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for page in ("catalog", "migration", "regularizers", "schedules")
 )
 FIRST, *EXAMPLES = re.findall(r"```python\n(.*?)```", REGULARIZERS, flags=re.S)
 
@@ -37,6 +39,7 @@ def test_the_pages_are_the_generated_ones(tool):
     assert tool.catalog() == CATALOG, "run: python tools/update_docs.py"
     assert tool.migration(MIGRATION) == MIGRATION, "run: python tools/update_docs.py"
     assert tool.regularizers(REGULARIZERS) == REGULARIZERS, "run: python tools/update_docs.py"
+    assert tool.schedules(SCHEDULES) == SCHEDULES, "run: python tools/update_docs.py"
 
 
 def test_a_script_moves_here_in_three_lines(tool):
@@ -49,7 +52,11 @@ def test_a_script_moves_here_in_three_lines(tool):
         assert "tensorflow_addons" not in after.read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", [CATALOG, MIGRATION, REGULARIZERS], ids=["catalog", "migration", "regularizers"])
+@pytest.mark.parametrize(
+    "page",
+    [CATALOG, MIGRATION, REGULARIZERS, SCHEDULES],
+    ids=["catalog", "migration", "regularizers", "schedules"],
+)
 def test_links_exist(page):
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", page) if "://" not in target]
     assert targets
@@ -62,7 +69,8 @@ def test_everything_public_is_in_it_once(tool):
     offered = {name for family in families for name in family.__all__ if callable(getattr(family, name))}
     listed = re.findall(r"^\| `(\w+)` \|", CATALOG, flags=re.M)
     assert sorted(listed) == sorted(
-        (offered | set(kor.optimizers.gradient_transforms.__all__)) - tool.update_readme.FOR_AUTHORS
+        (offered | {*kor.optimizers.gradient_transforms.__all__, *kor.schedules.shapes.__all__})
+        - tool.update_readme.FOR_AUTHORS
     )
 
 
@@ -135,10 +143,11 @@ def test_every_penalty_has_a_section_with_a_picture_and_an_example():
         assert re.search(rf"```python\n[^`]*\b{name}\b", REGULARIZERS), name
 
 
-def test_the_table_of_regularizers_leads_to_sections():
-    titles = re.findall(r"^#+ (.*)", REGULARIZERS, flags=re.M)
+@pytest.mark.parametrize("page", [REGULARIZERS, SCHEDULES], ids=["regularizers", "schedules"])
+def test_the_table_leads_to_sections(page):
+    titles = re.findall(r"^#+ (.*)", page, flags=re.M)
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-    linked = set(re.findall(r"\]\(#([\w-]+)\)", REGULARIZERS))
+    linked = set(re.findall(r"\]\(#([\w-]+)\)", page))
     assert linked
     assert linked <= anchors
 
@@ -151,3 +160,35 @@ def test_which_penalties_have_a_proximal_map_is_said_right():
     assert set(re.findall(r"`(\w+)`", said)) == everywhere
     assert len(everywhere) == 7
     assert {n for n, kind in kinds.items() if kind.has_proximal_map} - everywhere == {"NuclearNorm"}
+
+
+# ------------------------------------------------------------------ docs/schedules.md
+
+
+def test_examples_of_schedules_run():
+    first, *examples = re.findall(r"```python\n(.*?)```", SCHEDULES, flags=re.S)
+    for code in examples:
+        names = {}
+        exec(compile(first + code, "docs/schedules.md", "exec"), names)
+        for schedule in [
+            each for each in names.values() if isinstance(each, keras.optimizers.schedules.LearningRateSchedule)
+        ]:
+            assert all(0 <= float(schedule(t)) <= 1 for t in (0, 500, 1000, 5000)), code
+
+
+def test_every_schedule_has_a_section_with_a_picture_of_its_code(tool):
+    offered = {name for name in kor.schedules.__all__ if callable(getattr(kor.schedules, name))}
+    sections = dict(re.findall(r"^### ([^\n]+)\n(.*?)(?=^##|\Z)", SCHEDULES, flags=re.S | re.M))
+    assert set(sections) - {"Momentum with one cycle"} == offered - tool.update_readme.FOR_AUTHORS
+    for name in set(sections) & offered:
+        assert f"images/schedules/{name}.png" in sections[name]
+        assert f"{name}(" in tool.examples(SCHEDULES)[name]
+    assert all(f"shapes.{name})" in tool.examples(SCHEDULES)["shapes"] for name in kor.schedules.shapes.__all__)
+    drawn = json.loads((ROOT / "docs" / "images" / "schedules" / "drawn.json").read_text(encoding="utf-8"))
+    assert drawn == tool.examples(SCHEDULES), "run: python tools/draw_schedules.py"
+
+
+def test_the_table_of_names_has_a_row_for_every_schedule(tool):
+    rows = re.findall(r"^\| `(\w+)` \|", SCHEDULES.split("## Names elsewhere")[1], flags=re.M)
+    offered = {name for name in kor.schedules.__all__ if callable(getattr(kor.schedules, name))}
+    assert sorted(rows) == sorted(offered - tool.update_readme.FOR_AUTHORS)

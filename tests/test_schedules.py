@@ -7,11 +7,12 @@ from contextlib import nullcontext
 import keras
 import numpy as np
 import pytest
-from cases.schedules import CASES, restarts
+from cases.schedules import CASES, K, restarts
 from keras import ops
 
 from keras_optreg import schedules
-from keras_optreg.schedules import CosineDecay, FunctionSchedule, StepDecay, join, warmup
+from keras_optreg.optimizers import SGD
+from keras_optreg.schedules import CosineDecay, FunctionSchedule, StepDecay, join, scale, shapes, warmup
 
 BACKEND = keras.backend.backend()
 STEPS = range(100)
@@ -57,6 +58,42 @@ def test_equals_its_formula_by_hand_and_compiled(case, compiled_rates):
     np.testing.assert_allclose(compiled_rates[case.name], expected, rtol=2e-6, atol=3e-7)
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_steps_need_not_be_whole_numbers(case):
+    schedule, steps = case.make(), (0.25, 6.5, 13.75, 20.125, 44.5)
+    np.testing.assert_allclose(
+        [number(schedule(t)) for t in steps], [case.reference(t) for t in steps], rtol=2e-6, atol=3e-7
+    )
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_warmup_goes_in_front_of_every_schedule(case):
+    schedule, first = warmup(case.make(), 8), case.reference(0)
+    steps = (0, 3, 7, 8, 9, 20, 33, 60)
+    expected = [first * t / 8 if t < 8 else case.reference(t - 8) for t in steps]
+    np.testing.assert_allclose([number(schedule(t)) for t in steps], expected, rtol=2e-6, atol=3e-7)
+
+
+def test_shapes_begin_and_end_exactly():
+    """Also where XLA divides by a constant through its reciprocal."""
+    rows = [
+        schedules.Interpolation([0, 49, 98, 103], [0.1, 0.7, 1e-7, 0.3], shape)
+        for shape in (getattr(shapes, name) for name in shapes.__all__)
+    ]
+    inside = compiled(lambda t: ops.stack([schedule(t) for schedule in rows]))
+    for step, value in ((0, 0.1), (49, 0.7), (98, 1e-7), (103, 0.3), (10**9, 0.3)):
+        np.testing.assert_array_equal(
+            ops.convert_to_numpy(inside(ops.convert_to_tensor(step, "int32"))), np.float32(value)
+        )
+
+
+def test_a_factor_close_to_one_keeps_its_digits():
+    """γ = 0.99994 is the usual one; in float32 its error would be 1 % after 200,000 steps."""
+    schedule = schedules.Cyclical(0.0, 1.0, 1000, step_factor=0.99994)
+    for t in (101_000, 201_000):
+        assert number(schedule(t)) == pytest.approx(0.99994**t, rel=5e-6)
+
+
 def test_jumps_fall_on_their_step_also_compiled():
     """XLA divides by a constant through its reciprocal, which puts some multiples just below a whole number."""
     periods = (41, 47, 55, 61, 82, 83, 109, 115, 121, 122, 123, 164)
@@ -100,10 +137,11 @@ def test_takes_every_argument_of_keras_under_the_same_name():
 def test_config_goes_through_json(case):
     schedule = case.make()
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(schedule)))
+    assert json.loads(json.dumps(schedule.get_config())) == config["config"]
     again = keras.saving.deserialize_keras_object(config, safe_mode=True)
     assert type(again) is type(schedule)
     assert repr(again) == repr(schedule) or "object at" in repr(schedule)
-    assert [number(again(t)) for t in STEPS] == [number(schedule(t)) for t in STEPS]
+    assert [number(again(t)) for t in STEPS[::9]] == [number(schedule(t)) for t in STEPS[::9]]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +160,24 @@ def test_the_first_step_and_very_late_ones_are_sane(case):
         value = number(schedule(t))
         assert np.isfinite(value)
         assert -1e-7 <= value <= 1.0
-    if "Restarts" not in case.name and "cycle" not in case.name:  # there the phase is lost with the last digits
+    if not case.repeats:
         np.testing.assert_allclose(number(schedule(late[1])), case.reference(late[1]), atol=1e-6)
 
 
 def test_numpy_numbers_make_a_json_config():
     schedule = StepDecay(np.float32(0.5), drop=np.float64(0.5), every=np.int64(3))
     assert json.loads(json.dumps(schedule.get_config()))["every"] == 3
+
+
+def test_a_shape_is_a_function_that_can_be_saved():
+    for shape in ("cosine", lambda fraction: 1 - fraction, shapes.between):
+        for make in (
+            lambda shape: schedules.OneCycle(0.1, 10, shape=shape),
+            lambda shape: schedules.Interpolation([0], [0.1], shape),
+            lambda shape: schedules.WarmupStableDecay(0.1, 1, 1, 1, shape=shape),
+        ):
+            with pytest.raises(TypeError, match="one of keras_optreg.schedules.shapes .*registered with"):
+                make(shape)
 
 
 def test_a_misspelt_argument_is_refused():
@@ -141,6 +190,8 @@ def test_parts_must_be_schedules_or_numbers():
         join([0.1, lambda t: 0.1], [3])
     with pytest.raises(TypeError, match="numbers >= 0"):
         warmup("cosine", 3)
+    with pytest.raises(TypeError, match="scale takes"):
+        scale(0.1, -1.0)
     with pytest.raises(ValueError, match="one more of `schedules`"):
         join([0.1, 0.2], [3, 4])
     with pytest.raises(ValueError, match="`steps` of warmup"):
@@ -158,6 +209,15 @@ def test_a_schedule_of_ones_own_needs_only_the_formula():
     schedule = Halving(0.8)
     assert [number(schedule(t)) for t in (0, 1, 3)] == pytest.approx([0.8, 0.4, 0.2])
     assert schedule.get_config() == {"start": 0.8, "name": "Halving"}
+
+
+@pytest.mark.parametrize("optimizer", [keras.optimizers.SGD, SGD], ids=["keras", "ours"])
+def test_parts_and_shapes_are_saved_with_an_optimizer(optimizer):
+    one_cycle = schedules.OneCycle(0.8, 20, shape=shapes.linear)
+    schedule = warmup(scale(one_cycle, K.ExponentialDecay(1.0, 5, 0.5)), 4)
+    config = json.loads(json.dumps(keras.optimizers.serialize(optimizer(schedule))))
+    again = keras.optimizers.deserialize(config)._learning_rate
+    assert [number(again(t)) for t in range(24)] == [number(schedule(t)) for t in range(24)]
 
 
 def test_drives_an_optimizer_step_by_step():

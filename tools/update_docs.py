@@ -1,5 +1,5 @@
 """Write the generated parts of the documentation: docs/catalog.md, the edited lines in docs/migration.md, the captions
-and costs in docs/regularizers.md.
+and costs in docs/regularizers.md, the numbers in docs/schedules.md.
 
 python tools/update_docs.py
 """
@@ -22,6 +22,7 @@ ROOT = update_readme.ROOT
 CATALOG = ROOT / "docs" / "catalog.md"
 MIGRATION = ROOT / "docs" / "migration.md"
 REGULARIZERS = ROOT / "docs" / "regularizers.md"
+SCHEDULES = ROOT / "docs" / "schedules.md"
 PICTURES = ROOT / "docs" / "images" / "regularizers"
 COSTS = ROOT / "benchmarks" / "results" / "penalty_cost.jsonl"
 PAIRS = ROOT / "tests" / "migration"
@@ -250,7 +251,33 @@ def _costs() -> str:
     )
 
 
+def examples(text: str) -> dict[str, str]:
+    """By the names of their pictures, the examples of docs/schedules.md that have one: the code above it."""
+    found = re.findall(r"```python\n([^`]*)```\n\n<!-- (\w+) -->", text)
+    return {name: code for code, name in found}
+
+
+def curves(code: str) -> dict[str, Any]:
+    """The schedules that an example makes, by the names it gives them."""
+    names: dict[str, Any] = {}
+    exec("from keras_optreg.schedules import *", names)
+    before = set(names)
+    exec(compile(code, SCHEDULES.name, "exec"), names)
+    return {name: made for name, made in names.items() if name not in before}
+
+
+def schedules(text: str) -> str:
+    """The page with each picture and the numbers at five steps of it."""
+    steps = range(0, 1001, 250)
+    parts = {}
+    for name, code in examples(text).items():
+        rows = [(f"`{n}`", *(f"{float(made(t)):.3g}" for t in steps)) for n, made in curves(code).items()]
+        parts[name] = f"![{name}](images/schedules/{name}.png)\n\n{_table(('step', *map(str, steps)), rows)}"
+    return update_readme.fill(text, parts, "docs/schedules.md")
+
+
 def main() -> None:
+    SCHEDULES.write_text(schedules(SCHEDULES.read_text(encoding="utf-8")), encoding="utf-8")
     REGULARIZERS.write_text(regularizers(REGULARIZERS.read_text(encoding="utf-8")), encoding="utf-8")
     CATALOG.write_text(catalog(), encoding="utf-8")
     MIGRATION.write_text(migration(MIGRATION.read_text(encoding="utf-8")), encoding="utf-8")

@@ -27,6 +27,7 @@ FAMILIES = {
     "regularizers": (kor.regularizers, keras.regularizers.Regularizer),
     "constraints": (kor.constraints, keras.constraints.Constraint),
     "schedules": (kor.schedules, keras.optimizers.schedules.LearningRateSchedule),
+    "`schedules.shapes`": (kor.schedules.shapes, object),
     "callbacks": (kor.callbacks, keras.callbacks.Callback),
     "probes of a `Monitor`": (kor.callbacks.probes, kor.callbacks.Probe),
     "writers of a `Monitor`": (kor.callbacks.writers, kor.callbacks.Writer),
@@ -34,7 +35,7 @@ FAMILIES = {
 }
 FOR_AUTHORS = {
     *("Action", "FunctionSchedule", "Joined", "PenaltyRegularizer", "Probe", "RuleOptimizer", "Selector", "Writer"),
-    *("as_selector", "path_of", "GradientTransform", "Scalar", "Shaped", "Step"),
+    *("as_selector", "path_of", "GradientTransform", "Scalar", "Scaled", "Shaped", "Step"),
 }
 """What components are made of; CONTRIBUTING.md is about them."""
 COLUMNS = {"train": "train %", "validation": "validation %", "gap": "gap", "epochs": "epochs", "zeros": "zeros %"}

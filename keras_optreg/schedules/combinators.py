@@ -7,7 +7,6 @@ import keras
 from keras import ops
 
 from keras_optreg.bounds import NON_NEGATIVE, POSITIVE, check, is_number
-from keras_optreg.saving import deserialize, serialize
 from keras_optreg.schedules.decays import PolynomialDecay
 from keras_optreg.schedules.function_schedule import FunctionSchedule
 from keras_optreg.schedules.steps import check_boundaries
@@ -32,13 +31,18 @@ class Joined(FunctionSchedule):
             rate = ops.where(step >= boundary, _rate(schedule, ops.maximum(step - boundary, 0.0)), rate)
         return rate
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "schedules": [serialize(s) for s in self.schedules]}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Joined":
-        parts = [deserialize(s) if isinstance(s, dict) else s for s in config["schedules"]]
-        return cls(**{**config, "schedules": parts})
+@keras.saving.register_keras_serializable("keras_optreg")
+class Scaled(FunctionSchedule):
+    """A schedule times a factor; `scale` makes it."""
+
+    def __init__(self, schedule: Any, factor: Any, name: str | None = None):
+        super().__init__(name, schedule=schedule, factor=factor)
+        for part in (schedule, factor):
+            _check_part("scale", part)
+
+    def at(self, step):
+        return _rate(self.schedule, step) * _rate(self.factor, step)
 
 
 def join(schedules: Sequence[Any], boundaries: Sequence[float]) -> Joined:
@@ -66,6 +70,7 @@ def warmup(schedule: Any, steps: float, start: float = 0.0) -> Joined:
     """Climb in a straight line to where `schedule` begins, then follow it from its own step 0.
 
     Use it where the first steps are the dangerous ones: Adam on transformers, large batches, training after loading.
+    It goes in front of every schedule: `warmup(CosineRestarts(1e-3, 1000), 100)` is cosine with warm-up and restarts.
 
         rate(t) = start + (schedule(0) − start) · t / steps   while t < steps, then schedule(t − steps)
 
@@ -90,6 +95,29 @@ def warmup(schedule: Any, steps: float, start: float = 0.0) -> Joined:
     _check_part("warmup", schedule)
     climb = PolynomialDecay(start, steps, end_learning_rate=float(_rate(schedule, 0)))
     return Joined([climb, schedule], [steps])
+
+
+def scale(schedule: Any, factor: Any) -> Scaled:
+    """Multiply a schedule by a number, or by another schedule at the same step.
+
+        rate(t) = schedule(t) · factor(t)
+
+    Use it to raise or lower a schedule as a whole: k times the rate for k times the batch. With `warmup(1.0, steps)` as
+    the factor the climb takes place within the schedule, which is not moved to later steps; `warmup` moves it.
+
+    Args:
+        schedule: A schedule, Keras's or ours, or a number for a constant rate.
+        factor: A number >= 0, or a schedule.
+
+    Raises:
+        TypeError: When one of the two is neither a schedule nor a number.
+
+    Example:
+        >>> schedule = scale(PolynomialDecay(1.0, 10, end_learning_rate=0.0), warmup(4.0, steps=2))
+        >>> [round(float(schedule(t)), 4) for t in (0, 1, 2, 5, 10)]
+        [0.0, 1.8, 3.2, 2.0, 0.0]
+    """
+    return Scaled(schedule, factor)
 
 
 def _rate(part: Any, step: Any) -> Any:

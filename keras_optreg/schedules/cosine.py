@@ -1,20 +1,16 @@
-"""Half a cosine, once or with restarts."""
+"""Half a cosine: once, after a flat stretch, or with restarts."""
 
-from math import log, pi
+from math import log
 from typing import ClassVar
 
 import keras
 from keras import ops
 
-from keras_optreg.bounds import CLOSED_FRACTION, NON_NEGATIVE, POSITIVE, Interval, check
+from keras_optreg.bounds import CLOSED_FRACTION, FRACTION, NON_NEGATIVE, POSITIVE, Interval, check
 from keras_optreg.schedules.function_schedule import FunctionSchedule, whole
+from keras_optreg.schedules.shapes import between, cosine
 
 _serializable = keras.saving.register_keras_serializable("keras_optreg")
-
-
-def _half_cosine(fraction):
-    """From 1 at fraction 0 to 0 at fraction 1."""
-    return 0.5 * (1.0 + ops.cos(pi * fraction))
 
 
 @_serializable
@@ -92,14 +88,75 @@ class CosineDecay(FunctionSchedule):
 
     def _decay(self, step, rate):
         fraction = ops.minimum(step / self.decay_steps, 1.0)
-        return rate * (self.alpha + (1.0 - self.alpha) * _half_cosine(fraction))
+        return rate * (self.alpha + (1.0 - self.alpha) * cosine(fraction))
+
+
+@_serializable
+class FlatCosine(FunctionSchedule):
+    """Keep the rate for most of the training, then let it fall along half a cosine.
+
+    For optimizers that want no warm-up and profit from a high rate for long, such as RAdam and `Lookahead(RAdam())`.
+
+        rate(t) = initial_learning_rate                                            while t < F
+        rate(t) = initial_learning_rate · (alpha + (1 − alpha) · ½(1 + cos(π · (t − F)/(T − F))))   from F to T
+
+    with T = `total_steps` and F = `flat_fraction` · T; then the last rate. Equal to fastai's `fit_flat_cos`, whose
+    default is `alpha=1e-5`. With warm-up, or another shape of the fall: `WarmupStableDecay`.
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        total_steps: The steps of the whole schedule, > 0.
+        flat_fraction: The part of them at the first rate, in [0, 1).
+        alpha: The last rate as a fraction of the first, in [0, 1].
+        name: Kept in the config.
+
+    Raises:
+        ValueError: When a number is outside its range.
+
+    Example:
+        >>> schedule = FlatCosine(0.8, total_steps=100)
+        >>> [round(float(schedule(t)), 4) for t in (0, 75, 80, 90, 100)]
+        [0.8, 0.8, 0.7236, 0.2764, 0.0]
+
+    Reference:
+        Without a paper: M. Grankin and the fast.ai forum, 2019, on Imagenette; fastai's `fit_flat_cos`.
+    """
+
+    bounds: ClassVar = {
+        "initial_learning_rate": NON_NEGATIVE,
+        "total_steps": POSITIVE,
+        "flat_fraction": FRACTION,
+        "alpha": CLOSED_FRACTION,
+    }
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        total_steps: float,
+        flat_fraction: float = 0.75,
+        alpha: float = 0.0,
+        name: str | None = None,
+    ):
+        super().__init__(
+            name,
+            initial_learning_rate=initial_learning_rate,
+            total_steps=total_steps,
+            flat_fraction=flat_fraction,
+            alpha=alpha,
+        )
+
+    def at(self, step):
+        flat = self.flat_fraction * self.total_steps
+        first, last = self.initial_learning_rate, self.alpha * self.initial_learning_rate
+        return between(first, last, (step - flat) / (self.total_steps - flat), cosine)
 
 
 @_serializable
 class CosineRestarts(FunctionSchedule):
     """Repeat the half cosine, each cycle `t_mul` times as long and `m_mul` times as high as the one before.
 
-    Use it to take a snapshot of the model at each low, or when the length of the training is open.
+    Use it to take a snapshot of the model at each low, or when the length of the training is open. With warm-up:
+    `warmup(CosineRestarts(...), steps)`.
 
         rate(t) = initial_learning_rate · (alpha + (1 − alpha) · m_mul^i · ½(1 + cos(π · τ)))
 
@@ -170,4 +227,4 @@ class CosineRestarts(FunctionSchedule):
             cycle = ops.where(step >= start(cycle + 1.0) * (1.0 - 1e-6), cycle + 1.0, cycle)
         fraction = ops.clip((step - start(cycle)) / (first * ops.power(t_mul, cycle)), 0.0, 1.0)
         height = ops.power(float(self.m_mul), cycle)
-        return self.initial_learning_rate * (self.alpha + (1.0 - self.alpha) * height * _half_cosine(fraction))
+        return self.initial_learning_rate * (self.alpha + (1.0 - self.alpha) * height * cosine(fraction))

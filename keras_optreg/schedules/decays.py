@@ -1,4 +1,4 @@
-"""Schedules with one smooth formula: exponential, inverse-time and polynomial decay."""
+"""Schedules with one smooth formula: exponential, inverse-time, polynomial, inverse-square-root decay and REX."""
 
 from typing import ClassVar
 
@@ -157,3 +157,98 @@ class PolynomialDecay(FunctionSchedule):
         remaining = ops.maximum(1.0 - step / total, 0.0)
         spread = self.initial_learning_rate - self.end_learning_rate
         return spread * ops.power(remaining, float(self.power)) + self.end_learning_rate
+
+
+@_serializable
+class REX(FunctionSchedule):
+    """Fall slowly at first and steeply at the end, between a straight line and a constant rate.
+
+    For a given budget of steps, above all a short one: in the paper it was better than a straight line with few steps,
+    and as good as the usual schedules with many.
+
+        rate(t) = end_learning_rate + (initial_learning_rate − end_learning_rate) · (1 − z) / (½ + ½(1 − z))
+
+    with z = min(t, `decay_steps`) / `decay_steps`. The authors' ends at 0.
+
+    Args:
+        initial_learning_rate: The rate at step 0, >= 0.
+        decay_steps: The step at which `end_learning_rate` is reached, > 0.
+        end_learning_rate: The rate from then on, >= 0.
+        name: Kept in the config.
+
+    Raises:
+        ValueError: When a number is outside its range.
+
+    Example:
+        >>> schedule = REX(0.6, decay_steps=100)
+        >>> [round(float(schedule(t)), 4) for t in (0, 50, 80, 100, 101)]
+        [0.6, 0.4, 0.2, 0.0, 0.0]
+
+    Reference:
+        Chen, Wolfe and Kyrillidis, "REX: Revisiting budgeted training with an improved schedule", 2021,
+        arXiv:2107.04197.
+    """
+
+    bounds: ClassVar = {
+        "initial_learning_rate": NON_NEGATIVE,
+        "decay_steps": POSITIVE,
+        "end_learning_rate": NON_NEGATIVE,
+    }
+
+    def __init__(
+        self,
+        initial_learning_rate: float,
+        decay_steps: float,
+        end_learning_rate: float = 0.0,
+        name: str | None = None,
+    ):
+        super().__init__(
+            name,
+            initial_learning_rate=initial_learning_rate,
+            decay_steps=decay_steps,
+            end_learning_rate=end_learning_rate,
+        )
+
+    def at(self, step):
+        left = 1.0 - ops.minimum(step / self.decay_steps, 1.0)
+        spread = self.initial_learning_rate - self.end_learning_rate
+        return self.end_learning_rate + spread * left / (0.5 + 0.5 * left)
+
+
+@_serializable
+class InverseSquareRoot(FunctionSchedule):
+    """Climb in a straight line to the peak, then fall like 1/√t without end: the schedule of the first transformers.
+
+    For long runs whose length is open.
+
+        rate(t) = peak_learning_rate · min(t / warmup_steps, √(warmup_steps / t))
+
+    The formula of Vaswani et al. ("Noam"), d_model^−½ · min(s^−½, s · W^−3/2), counts s from 1. It is this one with
+    `peak_learning_rate = (d_model · W)^−½`, `warmup_steps = W` and s = t; their peak is 7e-4 for d_model = 512 and
+    W = 4000. Our step 0, as in every warm-up here, has rate 0.
+
+    Args:
+        peak_learning_rate: The highest rate, at step `warmup_steps`, >= 0.
+        warmup_steps: The steps of the climb, > 0. Also how slowly the rate falls: at 4 · warmup_steps it is halved.
+        name: Kept in the config.
+
+    Raises:
+        ValueError: When a number is outside its range.
+
+    Example:
+        >>> schedule = InverseSquareRoot(0.8, warmup_steps=100)
+        >>> [round(float(schedule(t)), 4) for t in (0, 50, 100, 400, 1600)]
+        [0.0, 0.4, 0.8, 0.4, 0.2]
+
+    Reference:
+        Vaswani et al., "Attention is all you need", 2017, arXiv:1706.03762, equation 3.
+    """
+
+    bounds: ClassVar = {"peak_learning_rate": NON_NEGATIVE, "warmup_steps": POSITIVE}
+
+    def __init__(self, peak_learning_rate: float, warmup_steps: float, name: str | None = None):
+        super().__init__(name, peak_learning_rate=peak_learning_rate, warmup_steps=warmup_steps)
+
+    def at(self, step):
+        t = step / self.warmup_steps
+        return self.peak_learning_rate * ops.minimum(t, 1.0) / ops.sqrt(ops.maximum(t, 1.0))

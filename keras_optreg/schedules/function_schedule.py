@@ -1,13 +1,15 @@
 """What every schedule shares: the step comes in as float32, numbers are checked, the config is written once."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_optreg.bounds import Interval, check
+from keras_optreg.saving import deserialize, serialize
 
 
 class FunctionSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -33,7 +35,8 @@ class FunctionSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         name: Kept in the config, as in Keras. The class's name when `None`.
-        **numbers: The arguments of the schedule: real numbers, bools, or lists of numbers.
+        **numbers: The arguments of the schedule: real numbers, bools, or lists of numbers; also schedules, registered
+            functions and lists of them.
 
     Raises:
         ValueError: When a number leaves the range that `bounds` declares for it.
@@ -62,10 +65,14 @@ class FunctionSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return ops.convert_to_tensor(self.at(ops.cast(step, "float32")), "float32")
 
     def get_config(self) -> dict[str, Any]:
-        return {**{argument: getattr(self, argument) for argument in self._arguments}, "name": self.name}
+        return {**{argument: serialize(getattr(self, argument)) for argument in self._arguments}, "name": self.name}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        return cls(**{argument: deserialize(value) for argument, value in config.items()})
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{argument}={getattr(self, argument)!r}" for argument in self._arguments)
+        shown = ", ".join(f"{argument}={_shown(getattr(self, argument))}" for argument in self._arguments)
         return f"{type(self).__name__}({shown})"
 
 
@@ -81,3 +88,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     return [_plain(item) for item in value] if isinstance(value, (list, tuple, np.ndarray)) else value
+
+
+def _shown(value: Any) -> str:
+    return value.__name__ if isinstance(value, FunctionType) else repr(value)
