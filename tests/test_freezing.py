@@ -126,6 +126,9 @@ def test_groups_join_one_after_another_and_nested_models_are_one():
     fit(model, 2, GradualUnfreezing([["first", inner.layers[1]]]), Look())
     assert seen == [(2, 2), (6, 6)]
     assert not inner.layers[0].trainable
+    seen.clear()
+    fit(model, 2, GradualUnfreezing([inner]), Look())  # which is no longer frozen as a whole
+    assert seen == [(6, 6), (8, 8)]
 
 
 def test_averages_and_flags_of_the_weights_that_were_there_are_kept():
@@ -226,7 +229,7 @@ def test_what_they_refuse():
         GradualUnfreezing("lower")
     with pytest.raises(ValueError, match="'block5' is none of the layers with weights. There are: lower, head"):
         fit(model, 1, GradualUnfreezing(["block5"]))
-    model.trainable = True
+    model.layers[0].trainable = True
     with pytest.raises(ValueError, match="no layer of the model is frozen"):
         fit(model, 1, GradualUnfreezing())
     with pytest.raises(ValueError, match="FreezeBatchNorm.*start"):

@@ -80,7 +80,7 @@ class GradualUnfreezing(Action):
 
     def on_epoch_begin(self, epoch, logs=None):
         due = [layer for i, group in enumerate(self._groups) if epoch >= self.first + i * self.every for layer in group]
-        if waiting := [layer for layer in due if not layer.trainable]:
+        if waiting := [layer for layer in due if not all(part.trainable for part in layer._flatten_layers())]:
             set_trainable(self.model, waiting, True)
 
     def _found(self, group: Group) -> list[Any]:

@@ -26,7 +26,8 @@ def set_trainable(model: Any, layers: Iterable[keras.Layer], value: bool) -> Non
     """
     before = [id(w) for w in model.trainable_variables]
     for layer in layers:
-        layer.trainable = value
+        for part in layer._flatten_layers():  # each: on TensorFlow, setting what a container says already does nothing
+            part.trainable = value
         if value:
             model._trainable = True  # of the model alone: its setter would unfreeze every layer
     if [id(w) for w in model.trainable_variables] == before:
@@ -71,10 +72,10 @@ def _restore(optimizer: Any, weights: list[Any], slots: list[Any], started: Any)
     position = {id(w): i for i, w in enumerate(weights)}
     old = defaultdict(list)
     for variable in slots:
-        old[variable.path].append(variable)
+        old[variable.name].append(variable)
     for variable in optimizer._variables:
-        if variable.name not in PER_WEIGHT and old[variable.path]:
-            variable.assign(old[variable.path].pop(0))
+        if variable.name not in PER_WEIGHT and old[variable.name]:
+            variable.assign(old[variable.name].pop(0))
     if optimizer.use_ema:  # an average that starts late starts at its weight
         averages = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
         for w, average in averages:
