@@ -20,14 +20,19 @@ def inner_optimizer(model: Any) -> Any:
     return optimizer
 
 
+def num_batches(optimizer: Any) -> int:
+    """How many gradients an optimizer received; with gradient accumulation `iterations` counts only the updates."""
+    return int(keras.ops.convert_to_numpy(optimizer._iterations))
+
+
 def averaging_optimizers(model: Any) -> list[Any]:
     """The optimizers of a model that have an average to evaluate, wherever they stand in others."""
-    found = _optimizers_of(model)
+    found = optimizers_of(model)
     inner = {id(getattr(o, "inner_optimizer", None)) for o in found if hasattr(o, "to_average")}
     return [optimizer for optimizer in found if hasattr(optimizer, "to_average") and id(optimizer) not in inner]
 
 
-def _optimizers_of(model: Any) -> list[Any]:
+def optimizers_of(model: Any) -> list[Any]:
     """The optimizer of a model and all that stand inside it."""
     found: list[Any] = [model.optimizer] if getattr(model, "optimizer", None) is not None else []
     for optimizer in found:
@@ -43,7 +48,7 @@ def penalties_of(model: Any) -> list[tuple[Any, Any]]:
     """
     found: list[tuple[Any, Any]] = [(variable.regularizer, variable) for variable in model.trainable_variables]
     found += [(layer.activity_regularizer, None) for layer in model._flatten_layers()]
-    for optimizer in _optimizers_of(model):
+    for optimizer in optimizers_of(model):
         if hasattr(optimizer, "plan_for") and optimizer.built:
             variables = optimizer._trainable_variables
             plan = optimizer.plan_for(variables)

@@ -49,6 +49,8 @@ SHARED = {
     "callbacks.monitor",
     "callbacks.actions.action",
     "callbacks.actions.scheduled",
+    "callbacks.actions.swapped_weights",
+    "callbacks.actions.trainable",
     "callbacks.probes.probe",
     "callbacks.probes.gradient_tap",
     "callbacks.probes.replicas",

@@ -6,9 +6,12 @@ from keras_optreg.callbacks.actions import (
     DropoutSchedule,
     EarlyStopping,
     EvaluateAtAverage,
+    FreezeBatchNorm,
+    GradualUnfreezing,
     LearningRateDecay,
     MagnitudePruning,
     PenaltySchedule,
+    WeightAveraging,
 )
 from keras_optreg.callbacks.monitor import Monitor
 from keras_optreg.callbacks.probes import (
@@ -22,6 +25,7 @@ from keras_optreg.callbacks.probes import (
     WeightNorm,
     Weights,
 )
+from keras_optreg.callbacks.progress_bar import ProgressBar
 from keras_optreg.callbacks.tensorboard import TensorBoard
 from keras_optreg.callbacks.writers import ConsoleWriter, CSVWriter, MemoryWriter, TensorBoardWriter, Writer
 
@@ -33,7 +37,9 @@ __all__ = [
     "DropoutSchedule",
     "EarlyStopping",
     "EvaluateAtAverage",
+    "FreezeBatchNorm",
     "GradientNorm",
+    "GradualUnfreezing",
     "LearningRate",
     "LearningRateDecay",
     "Logs",
@@ -42,10 +48,12 @@ __all__ = [
     "Monitor",
     "PenaltySchedule",
     "Probe",
+    "ProgressBar",
     "TensorBoard",
     "TensorBoardWriter",
     "TrainValidationGap",
     "UpdateRatio",
+    "WeightAveraging",
     "WeightNorm",
     "Weights",
     "Writer",

@@ -7,10 +7,9 @@ import keras
 import numpy as np
 
 from keras_optreg.callbacks.probes import Probe
-from keras_optreg.callbacks.probes.gradient_tap import num_batches
 from keras_optreg.callbacks.probes.probe import stand_in
 from keras_optreg.callbacks.writers import Writer
-from keras_optreg.introspection import inner_optimizer
+from keras_optreg.introspection import inner_optimizer, num_batches
 
 
 class Monitor(keras.callbacks.Callback):

@@ -4,16 +4,22 @@ from keras_optreg.callbacks.actions.action import Action
 from keras_optreg.callbacks.actions.dropout_schedule import DropoutSchedule
 from keras_optreg.callbacks.actions.early_stopping import EarlyStopping
 from keras_optreg.callbacks.actions.evaluate_at_average import EvaluateAtAverage
+from keras_optreg.callbacks.actions.freeze_batch_norm import FreezeBatchNorm
+from keras_optreg.callbacks.actions.gradual_unfreezing import GradualUnfreezing
 from keras_optreg.callbacks.actions.learning_rate_decay import LearningRateDecay
 from keras_optreg.callbacks.actions.magnitude_pruning import MagnitudePruning
 from keras_optreg.callbacks.actions.penalty_schedule import PenaltySchedule
+from keras_optreg.callbacks.actions.weight_averaging import WeightAveraging
 
 __all__ = [
     "Action",
     "DropoutSchedule",
     "EarlyStopping",
     "EvaluateAtAverage",
+    "FreezeBatchNorm",
+    "GradualUnfreezing",
     "LearningRateDecay",
     "MagnitudePruning",
     "PenaltySchedule",
+    "WeightAveraging",
 ]

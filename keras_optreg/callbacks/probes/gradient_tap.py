@@ -15,11 +15,6 @@ from keras_optreg.introspection import inner_optimizer
 _HIDING = ("save_own_variables", "load_own_variables")
 
 
-def num_batches(optimizer: Any) -> int:
-    """How many gradients an optimizer received; with gradient accumulation `iterations` counts only the updates."""
-    return int(ops.convert_to_numpy(optimizer._iterations))
-
-
 class GradientTap:
     """Stands in front of an optimizer's `apply` and adds up gradient norms in small variables of the optimizer.
 
@@ -105,13 +100,14 @@ class GradientTap:
 
     def _hidden(self, method: Callable[[Any], None]) -> Callable[[Any], None]:
         def hiding(store: Any) -> None:
-            with self._own_variables_only():
+            with self.own_variables_only():
                 method(store)
 
         return hiding
 
     @contextmanager
-    def _own_variables_only(self):
+    def own_variables_only(self):
+        """While this lasts, the optimizer has no variables but its own."""
         for state in self._states:
             self._untrack(state)
         try:
