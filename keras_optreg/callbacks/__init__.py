@@ -1,6 +1,6 @@
 """Callbacks: those that watch (`Monitor`, `TensorBoard`) and those that act (`EarlyStopping`, `LearningRateDecay`)."""
 
-from keras_optreg.callbacks import probes, writers
+from keras_optreg.callbacks import criteria, probes, writers
 from keras_optreg.callbacks.actions import (
     Action,
     DropoutSchedule,
@@ -49,6 +49,7 @@ __all__ = [
     "WeightNorm",
     "Weights",
     "Writer",
+    "criteria",
     "probes",
     "writers",
 ]
