@@ -9,6 +9,7 @@ from keras_optreg.callbacks.actions import (
     LearningRateDecay,
     MagnitudePruning,
     PenaltySchedule,
+    ReduceLROnPlateau,
 )
 from keras_optreg.callbacks.monitor import Monitor
 from keras_optreg.callbacks.probes import (
@@ -42,6 +43,7 @@ __all__ = [
     "Monitor",
     "PenaltySchedule",
     "Probe",
+    "ReduceLROnPlateau",
     "TensorBoard",
     "TensorBoardWriter",
     "TrainValidationGap",
