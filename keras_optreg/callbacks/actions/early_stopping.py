@@ -198,7 +198,7 @@ class EarlyStopping(Monitored):
     # -------------------------------------------------------------- what
 
     def _look(self, value: float, logs: Any, epoch: int, step: int | None) -> None:
-        is_first = epoch == 0 if step is None else step <= self.every
+        is_first = epoch == 0 if step is None else step <= (self.every or 1)
         unit, where = "epoch" if step is None else "check", self._where(epoch, step)
         if self._improves(value, self.best):
             self.best, self.best_epoch, self.best_step = value, epoch, step
