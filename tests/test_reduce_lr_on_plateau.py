@@ -12,6 +12,7 @@ from keras import ops
 from keras_optreg import optimizers, select
 from keras_optreg.callbacks import EarlyStopping, ReduceLROnPlateau
 from keras_optreg.callbacks.actions.action import outcomes_of
+from keras_optreg.optimizers import FullyDecoupled
 from keras_optreg.schedules import PolynomialDecay, StepDecay
 
 
@@ -178,6 +179,24 @@ def test_in_fit_on_a_schedule(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert float(ops.convert_to_numpy(loaded.optimizer.learning_rate)) == pytest.approx(0.0625)
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_decay_that_the_rate_does_not_touch_falls_with_it_when_asked(eagerly):
+    x = np.zeros((6, 1), "float32")  # the gradient is 0, and all that moves the weight is the decay
+    for scaled in (True, False):
+        dense = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        model = keras.Sequential([keras.Input((1,)), dense])
+        model.compile(optimizers.SGD(0.5, weight_decay=FullyDecoupled(0.5)), "mse", run_eagerly=eagerly)
+        plateau = ReduceLROnPlateau("loss", factor=0.5, patience=1, scale_weight_decay=scaled)
+        model.fit(x, x, batch_size=6, epochs=4, verbose=0, callbacks=[plateau])
+        # Reductions after epochs 2, 3 and 4: two steps at 1/2, then at 1/4 and 1/8.
+        expected = 0.5 * 0.5 * 0.75 * 0.875 if scaled else 0.5**4
+        assert model.get_weights()[0].item() == pytest.approx(expected)
+        assert model.optimizer.weight_decay.rate == (0.0625 if scaled else 0.5)
+    model.compile(optimizers.SGD(0.5, weight_decay=0.5), "mse")
+    with pytest.raises(ValueError, match="scale_weight_decay"):
+        model.fit(x, x, verbose=0, callbacks=[ReduceLROnPlateau("loss", scale_weight_decay=True)])
 
 
 def test_what_it_refuses():

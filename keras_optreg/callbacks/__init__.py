@@ -9,6 +9,7 @@ from keras_optreg.callbacks.actions import (
     KeepBest,
     LearningRateDecay,
     MagnitudePruning,
+    ParameterSchedule,
     PenaltySchedule,
     ReduceLROnPlateau,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "MagnitudePruning",
     "MemoryWriter",
     "Monitor",
+    "ParameterSchedule",
     "PenaltySchedule",
     "Probe",
     "ReduceLROnPlateau",

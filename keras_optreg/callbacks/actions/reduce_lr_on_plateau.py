@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_optreg.bounds import NON_NEGATIVE, Interval, check
+from keras_optreg.callbacks.actions.live_parameter import LiveParameter
 from keras_optreg.callbacks.actions.monitored import Monitored
 from keras_optreg.introspection import averaging_optimizers, updating_optimizers
 
@@ -26,8 +27,9 @@ class ReduceLROnPlateau(Monitored):
         scale ← scale · max(factor · α, min_lr)/α      of a schedule S, where α = scale · S(step) is the rate now
 
     and then for `cooldown` epochs nothing is counted. Of several optimizers (`Partition`) each rate is lowered so. What
-    was set last stays after `fit`, and is saved with the model. Weight decay that is a number falls with the rate, by
-    which it is multiplied; `FullyDecoupled` does not. Do not put `LearningRateDecay` beside it: it sets the same rate.
+    was set last stays after `fit`, and is saved with the model. Weight decay that is a number or a schedule falls with
+    the rate, by which it is multiplied; `FullyDecoupled` does with `scale_weight_decay`. Do not put `LearningRateDecay`
+    beside it: it sets the same rate.
 
     The rate is added to the logs as `learning_rate`, as it was in the epoch; of several optimizers as
     `learning_rate_<name of the optimizer>`.
@@ -46,6 +48,8 @@ class ReduceLROnPlateau(Monitored):
             next epoch begins, so that what other callbacks save or restore does not depend on their order. The
             optimizer's state (momenta) is not.
         start_from_epoch: Epochs, from 0, before which values are ignored.
+        scale_weight_decay: Multiply `FullyDecoupled` weight decay by what the rate is multiplied by. The step is traced
+            anew when `fit` begins and ends.
 
     Attributes:
         best: The best value; `None` before there is one.
@@ -54,7 +58,8 @@ class ReduceLROnPlateau(Monitored):
 
     Raises:
         ValueError: For an unknown mode or a number out of range; at the start of training, for `restore_best_weights`
-            with an optimizer that keeps the weights in its own state; at the first epoch's end, when `monitor` is not
+            with an optimizer that keeps the weights in its own state, and for `scale_weight_decay` where no weight
+            decay is `FullyDecoupled(number)`; at the first epoch's end, when `monitor` is not
             in the logs or its direction is unknown.
         TypeError: At the start of training, when one of Keras's own optimizers follows a schedule.
 
@@ -80,6 +85,7 @@ class ReduceLROnPlateau(Monitored):
         relative: bool = False,
         restore_best_weights: bool = False,
         start_from_epoch: int = 0,
+        scale_weight_decay: bool = False,
     ):
         numbers = {"factor": factor, "patience": patience, "cooldown": cooldown, "min_lr": min_lr}
         ranges = {**dict.fromkeys(numbers, NON_NEGATIVE), "factor": Interval(0, 1, low_included=False)}
@@ -89,6 +95,7 @@ class ReduceLROnPlateau(Monitored):
         self.cooldown = cooldown
         self.min_lr = min_lr
         self.restore_best_weights = restore_best_weights
+        self.scale_weight_decay = scale_weight_decay
         super().__init__(monitor, mode, verbose, min_delta, relative, start_from_epoch)
 
     def reset(self) -> None:
@@ -100,6 +107,7 @@ class ReduceLROnPlateau(Monitored):
         self.cooldown_counter = 0
         self.reductions: list[tuple[int, float]] = []
         self._is_to_restore = False
+        self._decay: LiveParameter | None = None
 
     def outcome(self) -> str | None:
         if not self.reductions:
@@ -123,6 +131,22 @@ class ReduceLROnPlateau(Monitored):
                 f"ReduceLROnPlateau cannot go back to the best weights with {type(owners[0]).__name__}, which keeps "
                 "the weights in its own state too. Leave restore_best_weights out."
             )
+
+        if self.scale_weight_decay:
+            decaying = [
+                o for o in updating_optimizers(self.model) if hasattr(o, "live") and o.live.is_fully_decoupled()
+            ]
+            if not decaying:
+                raise ValueError(
+                    "ReduceLROnPlateau(scale_weight_decay=True) is for weight_decay=FullyDecoupled(...). Other weight "
+                    "decay is multiplied by the rate, and falls with it. Leave scale_weight_decay out."
+                )
+            self._decay = LiveParameter("ReduceLROnPlateau", self.model, "weight_decay", decaying)
+
+    def on_train_end(self, logs=None):
+        if self._decay is not None:
+            self._decay.stop()
+            self._decay = None
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._is_to_restore:
@@ -162,6 +186,8 @@ class ReduceLROnPlateau(Monitored):
             optimizer.learning_rate = reduced
         else:
             optimizer.scale_rate(optimizer.rate_scale() * reduced / rate)
+        if self._decay is not None and optimizer in self._decay.optimizers:
+            self._decay.set(optimizer, optimizer.live.number("weight_decay") * reduced / rate)
         return True
 
 
