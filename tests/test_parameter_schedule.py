@@ -9,8 +9,9 @@ from cases.optimizers import CASES
 from keras import ops
 from stepping import values_of, variables_of
 
+import keras_optreg as kor
 from keras_optreg import optimizers, select
-from keras_optreg.callbacks import KeepBest, ParameterSchedule
+from keras_optreg.callbacks import GradientNorm, KeepBest, MemoryWriter, Monitor, ParameterSchedule
 from keras_optreg.optimizers import SGD, Adam, FullyDecoupled
 from keras_optreg.regularizers import L1
 
@@ -229,6 +230,26 @@ def test_in_one_of_several_optimizers():
     assert (first.momentum, second.momentum) == (0.5, 0.5)
     with pytest.raises(ValueError, match="does not train the model"):
         fit(model, ParameterSchedule("momentum", lambda t: 0.75, optimizer=SGD()))
+
+
+def test_beside_probes_of_the_gradient_and_in_check(tmp_path):
+    plain, watched = (one_weight(SGD(0.125, momentum=0.3, weight_decay=0.0)) for _ in range(2))
+    memory = MemoryWriter()
+    callbacks = [
+        ParameterSchedule("momentum", lambda t: GROW[t]),
+        Monitor([GradientNorm()], [memory], every=1),
+        KeepBest(tmp_path / "{epoch}.keras", 1, "loss"),
+        ParameterSchedule("weight_decay", lambda t: 0.0),
+    ]
+    assert not kor.check(watched, ONES, ONES, callbacks=callbacks, validation_data=False).problems
+    assert not list(tmp_path.iterdir())
+    for model, given in ((plain, callbacks[:1]), (watched, callbacks)):
+        fit(model, *given)
+        assert weight(model) == pytest.approx(momentum_by_hand(GROW), rel=1e-6)
+    assert memory.history["gradient_norm"][1] == pytest.approx([1.0] * 8)
+    assert len(watched.optimizer.variables) == 3
+    loaded = keras.saving.load_model(callbacks[2].best_path, custom_objects={"Linear": Linear})
+    assert len(loaded.optimizer.variables) == 3
 
 
 class Interrupt(keras.callbacks.Callback):

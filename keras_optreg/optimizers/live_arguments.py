@@ -27,6 +27,7 @@ class LiveArguments:
         self._optimizer = optimizer
         self._made: dict[str, Variable] = {}  # kept, because functions that are compiled read them
         self._read: list[str] = []
+        self._is_hidden = False
 
     def __contains__(self, name: str) -> bool:
         return name in self._read
@@ -130,11 +131,14 @@ class LiveArguments:
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
-        """While this lasts, the optimizer has its other variables only, as in files."""
-        variables, hidden = self._optimizer._variables, {id(self._made[name]) for name in self._read}
-        every = list(variables)
-        variables[:] = [variable for variable in every if id(variable) not in hidden]
+        """While this lasts, the optimizer shows its other variables only, as in files."""
+        self._is_hidden = True
         try:
             yield
         finally:
-            variables[:] = every
+            self._is_hidden = False
+
+    def shown(self, variables: list[Variable]) -> list[Variable]:
+        """The variables of the optimizer, without those that are hidden now."""
+        hidden = {id(self._made[name]) for name in self._read} if self._is_hidden else ()
+        return [variable for variable in variables if id(variable) not in hidden]

@@ -219,6 +219,11 @@ class RuleOptimizer(PreciseState, ScheduledRate):
             self.live.refresh(name)
 
     @property
+    def variables(self) -> list[Variable]:
+        """All variables, in the order of the checkpoints."""
+        return self.live.shown(super().variables)
+
+    @property
     def live(self) -> LiveArguments:
         """The numbers that the compiled step reads from variables."""
         return self._live.value

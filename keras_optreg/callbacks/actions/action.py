@@ -21,7 +21,8 @@ class Action(keras.callbacks.Callback):
     """A callback that changes training and can be stopped and resumed.
 
     A subclass names in `state` the attributes that change while training, and sets them all in `reset`, which is
-    called when a training begins, unless `load_state_dict` came before it.
+    called when a training begins, unless `load_state_dict` came before it. What `fit` returns has the actions of that
+    fit as `history.actions`.
     """
 
     state: ClassVar[tuple[str, ...]] = ()

@@ -69,6 +69,8 @@ class EarlyStopping(Monitored):
         print(stopping.stop_reason)   # val_loss has not improved on 0.2817 (epoch 12) for 5 epochs
         ```
 
+    What `fit` returns has it in `history.actions`, and its `outcome()` is all of this in a sentence.
+
     Reference:
         Prechelt, "Early stopping - but when?", 1998.
     """
