@@ -13,6 +13,8 @@ from keras_optreg.callbacks.criteria.patience import Patience
 class EarlyStopping(Monitored):
     """Stop training when a monitored number has not improved for `patience` epochs.
 
+    When to use it: with validation data, wherever a model trained for too long overfits; set `epochs` high.
+
     Keras's arguments, under Keras's names, in Keras's order, and its meaning of them. The differences: NaN is never
     the best value and never an improvement (in Keras a first NaN stays the best for ever), nor is an infinite one;
     `relative` improvements; a name that is not logged is an error, not a warning; the reason is kept in `stop_reason`;

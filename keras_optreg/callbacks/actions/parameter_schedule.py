@@ -9,7 +9,7 @@ from keras_optreg.introspection import updating_optimizers
 
 
 class ParameterSchedule(Scheduled):
-    """Set a number of the optimizer by a schedule: its momentum, a β, its weight decay. The step is traced once a fit.
+    """Set a number of the optimizer by a schedule: its momentum, a β, its weight decay.
 
     When to use it: momentum that grows (Sutskever et al. 2013), or goes against the rate as in the one-cycle policy;
     weight decay that grows while the rate falls. For the learning rate there are schedules and `LearningRateDecay`, for
@@ -22,7 +22,8 @@ class ParameterSchedule(Scheduled):
     was set last stays after `fit`: it is `optimizer.<name>`, and saved with the model. It is added to the logs under
     its name.
 
-    The compiled step reads the number from a variable while `fit` runs, in float32: β₂ = 0.999 is then 0.99900001, and
+    The compiled step, which is traced once for each `fit`, reads the number from a variable while `fit` runs, in
+    float32: β₂ = 0.999 is then 0.99900001, and
     a training at a constant schedule is that of the number itself to about that. Files are the same with and without.
     Corrections of bias, 1 − βᵗ, take the β of the step as if it had always been so.
 

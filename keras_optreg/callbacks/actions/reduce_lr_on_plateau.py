@@ -15,6 +15,9 @@ from keras_optreg.introspection import averaging_optimizers, updating_optimizers
 class ReduceLROnPlateau(Monitored):
     """Lower the learning rate by a factor when a monitored number has not improved for `patience` epochs.
 
+    When to use it: where it is not known beforehand how long a rate is of use; where the number of steps is known, a
+    schedule does as well and is reproducible.
+
     Keras's arguments, under Keras's names, in Keras's order, and the same decisions. The differences: the rate may
     follow a schedule, which Keras refuses; `relative` improvements; `restore_best_weights`; NaN and infinite values are
     never the best (in Keras a first NaN stays the best for ever); a name that is not logged is an error, not a warning;

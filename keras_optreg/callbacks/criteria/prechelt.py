@@ -14,7 +14,7 @@ class GeneralizationLoss(Criterion):
 
         GL(t) = 100 · (E_va(t) / E_opt(t) − 1) > α                  E_opt(t) the lowest E_va until t
 
-    When to use it: quick trainings; of his three it stops first. Noise of α percent stops it, too.
+    When to use it: by the paper's rules of thumb, where any good solution will do. Noise of α percent stops it, too.
 
     Args:
         alpha: α, percent; the paper has 1 to 5.
@@ -31,7 +31,7 @@ class GeneralizationLoss(Criterion):
         'val_loss is 6% above its lowest, 1 (GL > 5)'
 
     Reference:
-        Prechelt, "Early stopping - but when?", 1998, section 2.2.
+        Prechelt, "Early stopping - but when?", 1998, section 2.
     """
 
     state = ("best",)
@@ -65,8 +65,8 @@ class ProgressQuotient(GeneralizationLoss):
         P_k(t) = 1000 · (Σ E_tr / (k · min E_tr) − 1)               over the last k epochs, a strip
         GL(t) / P_k(t) > α                                          at the end of a strip
 
-    When to use it: trainings in which the loss falls fast for a while, when a rise of the validation loss is often
-    made good. It needs a training loss in the logs.
+    When to use it: by the paper's rules of thumb, for the best solutions on average, of models that overfit only a
+    little: while the training loss still falls fast, a rise is often made good. It needs a training loss in the logs.
 
     Args:
         alpha: α; the paper has 0.5 to 3.
@@ -85,7 +85,7 @@ class ProgressQuotient(GeneralizationLoss):
         'val_loss is 22.22% above its lowest, 0.9, and training made 0 per mille of progress (PQ > 0.5)'
 
     Reference:
-        Prechelt, "Early stopping - but when?", 1998, section 2.2.
+        Prechelt, "Early stopping - but when?", 1998, section 2.
     """
 
     state = ("best", "strip_losses")
@@ -128,8 +128,8 @@ class UpStrips(Criterion):
 
         E_va(t) > E_va(t − k)                      at the ends of s successive strips of k epochs
 
-    When to use it: it looks at the sign of changes alone, so it needs no scale, and an early rise that is made good
-    later does not stop it. Of his three it is the slowest to stop.
+    When to use it: by the paper's rules of thumb, for the best solutions on average, of models that do overfit. It
+    looks at the sign of changes alone, so it needs no scale.
 
     Args:
         s: Successive strips.
@@ -146,7 +146,7 @@ class UpStrips(Criterion):
         'val_loss rose over 2 successive strips; last 2.5'
 
     Reference:
-        Prechelt, "Early stopping - but when?", 1998, section 2.2.
+        Prechelt, "Early stopping - but when?", 1998, section 2.
     """
 
     state = ("previous", "in_strip", "rises")
