@@ -32,6 +32,12 @@ def averaging_optimizers(model: Any) -> list[Any]:
     return [optimizer for optimizer in found if hasattr(optimizer, "to_average") and id(optimizer) not in inner]
 
 
+def updating_optimizers(model: Any) -> list[Any]:
+    """The optimizers that update weights: the innermost ones, of which `Partition` has several."""
+    found = {id(optimizer): optimizer for optimizer in optimizers_of(model)}
+    return [o for o in found.values() if not hasattr(o, "inner_optimizer") and not hasattr(o, "optimizers")]
+
+
 def optimizers_of(model: Any) -> list[Any]:
     """The optimizer of a model and all that stand inside it."""
     found: list[Any] = [model.optimizer] if getattr(model, "optimizer", None) is not None else []

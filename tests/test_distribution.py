@@ -13,7 +13,7 @@ import json, sys
 import numpy as np, tensorflow as tf, keras
 from keras import layers
 from keras_optreg import select
-from keras_optreg.callbacks import EvaluateAtAverage
+from keras_optreg.callbacks import EarlyStopping, EvaluateAtAverage, ParameterSchedule
 from keras_optreg.optimizers import SGD, Adam, Lookahead, Nadam, Partition, ScheduleFreeAdamW
 from keras_optreg.regularizers import L1, GroupLasso
 
@@ -59,6 +59,22 @@ with strategy.scope():
 model.fit(np.array([[1.0], [1.0], [1.0], [np.inf], [1.0], [2.0], [3.0], [4.0]], "float32"), np.zeros((8, 1)),
           batch_size=4, shuffle=False, verbose=0)
 out["overflow"] = [float(model.get_weights()[0][0, 0]), int(keras.ops.convert_to_numpy(inner.iterations))]
+
+# A number that follows a schedule, and evaluations within the epochs, of which nothing is left.
+def scheduled(*callbacks):
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(1)])
+    model.compile(SGD(0.05, momentum=0.5), "mse", metrics=["mae"])
+    momentum = ParameterSchedule("momentum", lambda t: 0.9 - 0.1 * t)
+    history = model.fit(x / 7, y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[momentum, *callbacks])
+    values = [np.ravel(w) for w in model.get_weights()] + [np.ravel(h) for h in history.history.values()]
+    return np.concatenate(values)
+
+alone = scheduled()
+with strategy.scope():
+    together = scheduled()
+    looked_at = scheduled(EarlyStopping("val_loss", patience=99, every=3, validation_data=(x / 7, y)))
+out["scheduled"] = [float(np.abs(alone - together).max()), float(np.abs(together - looked_at).max())]
 print("RESULT" + json.dumps(out))
 """
 
@@ -117,6 +133,9 @@ def result_of(script):
 def test_two_replicas_equal_one_device():
     differences = result_of(SCRIPT)
     weight, updates = differences.pop("overflow")
+    scheduled, looked_at = differences.pop("scheduled")
+    assert scheduled < 1e-5
+    assert looked_at < 1e-6  # sums of metrics are split and added up again
     assert weight == pytest.approx(1 - 0.1 * 2.5)  # the mean gradient of the second batch
     assert updates == 1
     assert len(differences) == 4

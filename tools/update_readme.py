@@ -29,13 +29,14 @@ FAMILIES = {
     "schedules": (kor.schedules, keras.optimizers.schedules.LearningRateSchedule),
     "`schedules.shapes`": (kor.schedules.shapes, object),
     "callbacks": (kor.callbacks, keras.callbacks.Callback),
+    "criteria of `EarlyStopping`": (kor.callbacks.criteria, kor.callbacks.criteria.Criterion),
     "probes of a `Monitor`": (kor.callbacks.probes, kor.callbacks.Probe),
     "writers of a `Monitor`": (kor.callbacks.writers, kor.callbacks.Writer),
     "selectors": (kor.select, kor.select.Selector),
 }
 FOR_AUTHORS = {
     *("Action", "FunctionSchedule", "Joined", "PenaltyRegularizer", "Probe", "RuleOptimizer", "Selector", "Writer"),
-    *("as_selector", "path_of", "GradientTransform", "Scalar", "Scaled", "Shaped", "Step"),
+    *("as_selector", "path_of", "Criterion", "GradientTransform", "Scalar", "Scaled", "Seen", "Shaped", "Step"),
 }
 """What components are made of; CONTRIBUTING.md is about them."""
 COLUMNS = {"train": "train %", "validation": "validation %", "gap": "gap", "epochs": "epochs", "zeros": "zeros %"}

@@ -1,6 +1,6 @@
 """Callbacks: those that watch (`Monitor`, `TensorBoard`) and those that act (`EarlyStopping`, `LearningRateDecay`)."""
 
-from keras_optreg.callbacks import probes, writers
+from keras_optreg.callbacks import criteria, probes, writers
 from keras_optreg.callbacks.actions import (
     Action,
     DropoutSchedule,
@@ -8,9 +8,12 @@ from keras_optreg.callbacks.actions import (
     EvaluateAtAverage,
     FreezeBatchNorm,
     GradualUnfreezing,
+    KeepBest,
     LearningRateDecay,
     MagnitudePruning,
+    ParameterSchedule,
     PenaltySchedule,
+    ReduceLROnPlateau,
     WeightAveraging,
 )
 from keras_optreg.callbacks.monitor import Monitor
@@ -40,15 +43,18 @@ __all__ = [
     "FreezeBatchNorm",
     "GradientNorm",
     "GradualUnfreezing",
+    "KeepBest",
     "LearningRate",
     "LearningRateDecay",
     "Logs",
     "MagnitudePruning",
     "MemoryWriter",
     "Monitor",
+    "ParameterSchedule",
     "PenaltySchedule",
     "Probe",
     "ProgressBar",
+    "ReduceLROnPlateau",
     "TensorBoard",
     "TensorBoardWriter",
     "TrainValidationGap",
@@ -57,6 +63,7 @@ __all__ = [
     "WeightNorm",
     "Weights",
     "Writer",
+    "criteria",
     "probes",
     "writers",
 ]

@@ -1,10 +1,28 @@
-"""Is more of a logged number better, or less?"""
+"""Is more of a logged number better, or less? And which of two is?"""
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any, Literal
 
+Mode = Literal["min", "max"]
 
-def direction(model: Any, name: str) -> Literal["min", "max"] | None:
+
+def is_better(
+    value: float, reference: float | None, mode: Mode, min_delta: float = 0.0, *, relative: bool = False
+) -> bool:
+    """Whether a value improves on a reference by more than `min_delta`, or, `relative`, than that share of it.
+
+    NaN and infinite values never do; any other does where there is no reference.
+    """
+    if not isfinite(value):
+        return False
+    if reference is None:
+        return True
+    margin = min_delta * (abs(reference) if relative else 1)
+    return value < reference - margin if mode == "min" else value > reference + margin
+
+
+def direction(model: Any, name: str) -> Mode | None:
     """`"min"` or `"max"`, or `None` when nothing says which; `val_` in front of the name does not matter.
 
     A compiled metric says itself; losses and penalties are to be small.

@@ -57,6 +57,7 @@ class Adagrad(RuleOptimizer):
     """
 
     bounds = {"initial_accumulator_value": NON_NEGATIVE, "epsilon": NON_NEGATIVE}
+    constants = ("initial_accumulator_value",)
     rule = staticmethod(adagrad)
     has_metric = True
 

@@ -94,6 +94,7 @@ class AdEMAMix(RuleOptimizer):
         "epsilon": NON_NEGATIVE,
         "warmup_steps": COUNT,
     }
+    constants = ("beta_1", "beta_3")
     rule = staticmethod(ademamix)
 
     def __init__(

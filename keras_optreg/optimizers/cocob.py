@@ -66,6 +66,7 @@ class COCOB(RuleOptimizer):
     """
 
     bounds = {"alpha": Interval(1, float("inf")), "epsilon": POSITIVE}
+    constants = ("epsilon",)
     rule = staticmethod(cocob)
     owns_iterate = True
 

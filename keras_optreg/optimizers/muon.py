@@ -84,6 +84,7 @@ class Muon(RuleOptimizer):
 
     slots = {"m": ZEROS}
     bounds = {"momentum": FRACTION, "newton_schulz_steps": POSITIVE_COUNT, "update_rms": NON_NEGATIVE}
+    constants = ("update_rms",)
     rule = staticmethod(muon)
     elementwise = False
 

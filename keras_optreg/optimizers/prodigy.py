@@ -95,6 +95,7 @@ class Prodigy(RuleOptimizer):
 
     slots = {"m": ZEROS, "v": ZEROS, "s": ZEROS, "w0": WEIGHT}
     bounds = {"beta_1": FRACTION, "beta_2": FRACTION, "epsilon": NON_NEGATIVE, "initial_distance": POSITIVE}
+    constants = ("initial_distance",)
     rule = staticmethod(prodigy)
     measure = staticmethod(measure)
     share = staticmethod(share)

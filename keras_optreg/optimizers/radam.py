@@ -83,6 +83,7 @@ class RAdam(RuleOptimizer):
 
     slots = {"m": ZEROS, "v": ZEROS}
     bounds = {"beta_1": FRACTION, "beta_2": FRACTION, "epsilon": NON_NEGATIVE}
+    constants = ("beta_2",)
     rule = staticmethod(radam)
     has_metric = True
 

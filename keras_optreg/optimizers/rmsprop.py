@@ -30,7 +30,7 @@ def rmsprop(
         v = ops.maximum(v - ops.square(new["m"]), 0)  # rounding takes it below 0 where gradients hardly change
     c = lr / ops.sqrt(v + epsilon)
     reach = None if centered else lr  # a constant gradient has no variance: centered, it goes as far as ε lets it
-    if momentum == 0:
+    if "u" not in state:  # no momentum
         return Step(-c * g, new, metric=c, reach=reach)
     new["u"] = momentum * state["u"] + c * g
     return Step(-new["u"], new, *(None if step is None else step / (1 - momentum) for step in (c, reach)))

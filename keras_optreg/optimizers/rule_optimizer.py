@@ -23,6 +23,7 @@ from keras_optreg import bounds, select
 from keras_optreg.bounds import Interval
 from keras_optreg.optimizers import checkpoint, compiled_step, options, saved_arguments, weight_plan
 from keras_optreg.optimizers.gradient_transforms import GradientTransform, as_transforms
+from keras_optreg.optimizers.live_arguments import LiveArguments
 from keras_optreg.optimizers.scheduled_rate import ScheduledRate
 from keras_optreg.optimizers.slots import (
     GRADIENT,
@@ -87,6 +88,8 @@ class RuleOptimizer(PreciseState, ScheduledRate):
         owns_iterate: the rule rebuilds w from its own copy; so it takes the decay, and proximal penalties and
             constraints are refused.
         elementwise: the rule treats every scalar of a weight alone.
+        constants: own numbers that cannot be scheduled, because the rule looks at them in Python, they are only where
+            something starts, or its state belongs to one value of them. Counts never can.
     """
 
     rule: ClassVar[Callable[..., Step]]
@@ -100,6 +103,7 @@ class RuleOptimizer(PreciseState, ScheduledRate):
     takes_decay: ClassVar[bool] = False
     owns_iterate: ClassVar[bool] = False
     elementwise: ClassVar[bool] = True
+    constants: ClassVar[tuple[str, ...]] = ()
 
     is_loss_scaled: bool = False
 
@@ -116,6 +120,7 @@ class RuleOptimizer(PreciseState, ScheduledRate):
         options.check_values(owner, given, own, self.bounds)
         super().__init__(learning_rate, **given)
         self._own_names = tuple(own)
+        self._live = _Opaque(LiveArguments(self))
         for name, value in own.items():
             setattr(self, name, value)
         if engine["weight_decay_on"] is not None:
@@ -210,6 +215,18 @@ class RuleOptimizer(PreciseState, ScheduledRate):
             # `keras.optimizers.LossScaleOptimizer` clears it in the optimizer it wraps: the one sign of being wrapped.
             self.is_loss_scaled = value is None
         super().__setattr__(name, value)
+        if "_live" in self.__dict__ and name in self.live:
+            self.live.refresh(name)
+
+    @property
+    def variables(self) -> list[Variable]:
+        """All variables, in the order of the checkpoints."""
+        return self.live.shown(super().variables)
+
+    @property
+    def live(self) -> LiveArguments:
+        """The numbers that the compiled step reads from variables."""
+        return self._live.value
 
     # ------------------------------------------------------------------ variables
 
@@ -370,6 +387,8 @@ class RuleOptimizer(PreciseState, ScheduledRate):
         if callable(wd):
             wd = wd(self.iterations)
         precision = update_precision(keras.config.floatx())
+        if "weight_decay" in self.live:
+            wd = self.live.tensor("weight_decay", precision)
         return {
             "lr": ops.cast(self.learning_rate, precision),
             "t": ops.cast(self.iterations, precision) + 1.0,
@@ -385,7 +404,8 @@ class RuleOptimizer(PreciseState, ScheduledRate):
     def settings(self) -> tuple[Any, ...]:
         """All numbers and flags that stand as constants in a compiled step. Another value needs another step."""
         return (
-            *self.own_arguments().values(),
+            *("live" if name in self.live else value for name, value in self.own_arguments().items()),
+            "weight_decay" in self.live,
             *(penalty.settings() for _, penalty in self.penalties),
             *map(repr, self.gradient_transforms),
             self.weight_decay is None,
@@ -430,12 +450,14 @@ class RuleOptimizer(PreciseState, ScheduledRate):
 
     def save_own_variables(self, store: Any) -> None:
         """As Keras's, with one entry more that says what each variable is."""
-        super().save_own_variables(store)
-        checkpoint.save(self, store)
+        with self.live.hidden():
+            super().save_own_variables(store)
+            checkpoint.save(self, store)
 
     def load_own_variables(self, store: Any) -> None:
         """Restore the state, unless it is another optimizer's: then warn and leave everything as it is."""
-        checkpoint.load(self, store)
+        with self.live.hidden():
+            checkpoint.load(self, store)
 
     # ------------------------------------------------------------------ configuration
 

@@ -41,6 +41,7 @@ class ScheduleFree(Averaged, RuleOptimizer):
 
     shared_slots = {"gamma": 0.0, "sum": 0.0, "c": 0.0}
     share = staticmethod(share)
+    constants = ("beta_1",)
     owns_iterate = True
     beta_1: float
 

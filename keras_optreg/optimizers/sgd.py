@@ -22,11 +22,11 @@ def sgd(
 ) -> Step:
     """Equations 1 to 4 of Sutskever et al. 2013."""
     step = lr * (1 - dampening) * g
-    if momentum == 0:
+    if not state:  # no momentum
         return Step(-step, {}, metric=lr * (1 - dampening))
     v = momentum * state["v"] - step
     delta = momentum * v - step if nesterov else v
-    metric = None if momentum == 1 else lr * (1 - dampening) / (1 - momentum)
+    metric = lr * (1 - dampening) / (1 - momentum)
     return Step(delta, {"v": v}, metric)
 
 

@@ -114,6 +114,7 @@ def _step(
     cls = type(optimizer)
     if cls.takes_decay:
         extra = {**extra, "wd": ops.cast(wd, one.w.dtype) if _decays(optimizer, i) else 0.0}
+    own = {**own, **optimizer.live.tensors(one.w.dtype)}
     return cls.rule(*one[:3], lr=one.lr, t=ops.cast(t, one.w.dtype), **extra, **own)
 
 
@@ -181,6 +182,7 @@ def _next_shared(
     # Copies: these are assigned before the rules run, and a tensor of TensorFlow's or torch's variable is live.
     old = {name: ops.copy(ops.convert_to_tensor(variable)) for name, variable in optimizer.state.shared.items()}
     sums: dict[str, Tensor] = {}
+    own = {**own, **optimizer.live.tensors(lr.dtype)}
     if cls.measure is not None:
         for one in seen:
             for name, value in cls.measure(*one[:3], old, lr=one.lr, t=t, **own).items():

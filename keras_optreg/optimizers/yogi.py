@@ -70,6 +70,7 @@ class Yogi(RuleOptimizer):
         "epsilon": NON_NEGATIVE,
         "initial_accumulator_value": NON_NEGATIVE,
     }
+    constants = ("initial_accumulator_value",)
     rule = staticmethod(yogi)
     has_metric = True
 

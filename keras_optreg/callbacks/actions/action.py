@@ -6,11 +6,23 @@ from typing import Any, ClassVar
 import keras
 
 
+def outcomes_of(model: Any) -> dict[str, str]:
+    """What the actions of the model's last `fit` have to say at its end, by the names of their classes."""
+    actions = getattr(getattr(model, "history", None), "actions", ())
+    said = [(type(action).__name__, action.outcome()) for action in actions]
+    found: dict[str, str] = {}
+    for name, sentence in said:
+        if sentence is not None:
+            found[name] = f"{found[name]}\n{sentence}" if name in found else sentence
+    return found
+
+
 class Action(keras.callbacks.Callback):
     """A callback that changes training and can be stopped and resumed.
 
     A subclass names in `state` the attributes that change while training, and sets them all in `reset`, which is
-    called when a training begins, unless `load_state_dict` came before it.
+    called when a training begins, unless `load_state_dict` came before it. What `fit` returns has the actions of that
+    fit as `history.actions`.
     """
 
     state: ClassVar[tuple[str, ...]] = ()
@@ -43,7 +55,17 @@ class Action(keras.callbacks.Callback):
             setattr(self, name, copy(value))
         self._resumed = True
 
+    def outcome(self) -> str | None:
+        """What came of the last training, as a sentence; None where there is nothing to say."""
+        return None
+
     def on_train_begin(self, logs=None):
         if not self._resumed:
             self.reset()
         self._resumed = False
+        # A callback does not know its siblings; the history that `fit` returns knows the actions, whatever their order.
+        history = getattr(self.model, "history", None)
+        if history is not None:
+            known = history.__dict__.setdefault("actions", [])
+            if not any(action is self for action in known):
+                known.append(self)
