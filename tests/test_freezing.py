@@ -13,6 +13,7 @@ from keras_optreg.callbacks import (
     GradualUnfreezing,
     MemoryWriter,
     Monitor,
+    ParameterSchedule,
 )
 from keras_optreg.regularizers import L1
 
@@ -175,6 +176,21 @@ def test_it_goes_with_a_monitor_and_a_saved_model(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for one, other in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
+
+
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_a_schedule_of_the_momentum_goes_on(mode):
+    def scheduled(state, g, t):
+        state["m"] = 0.1 * t * state.get("m", 0.0) - 0.1 * g
+        return state["m"]
+
+    model = two_layers(optimizers.SGD(0.1, momentum=0.9), **mode)
+    expected = by_hand(model, (scheduled, scheduled), 3, joins=1)
+    schedule = ParameterSchedule("momentum", lambda t: 0.1 * (t + 1))
+    fit(model, 3, GradualUnfreezing(), schedule)
+    for found, wanted in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5)
+    assert [v.name for v in model.optimizer.variables][2:] == ["sequential_lower_kernel_v", "sequential_head_kernel_v"]
 
 
 def normalised(optimizer):

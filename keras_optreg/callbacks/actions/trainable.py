@@ -17,6 +17,9 @@ MADE_AT_CONSTRUCTION = ("_iterations", "_learning_rate", "_learning_rate_scale")
 PER_WEIGHT = ("started", "multipliers", "strengths")
 """Vectors of ours with an entry for each weight, or made anew from what is set; not to be copied as they are."""
 
+SCHEDULED = "live_"
+"""How the variables begin that `ParameterSchedule` adds to an optimizer that is built."""
+
 
 def set_trainable(model: Any, layers: Iterable[keras.Layer], value: bool) -> None:
     """Set `trainable` of layers so that it acts at once, within `fit` too.
@@ -69,13 +72,16 @@ def _taken_apart(optimizer: Any) -> tuple[list[Any], list[Any], Any]:
 
 
 def _restore(optimizer: Any, weights: list[Any], slots: list[Any], started: Any) -> None:
+    for variable in slots:
+        if variable.name.startswith(SCHEDULED):
+            optimizer._track_variable(variable)
     position = {id(w): i for i, w in enumerate(weights)}
     old = defaultdict(list)
     for variable in slots:
         old[variable.name].append(variable)
     for variable in optimizer._variables:
         if variable.name not in PER_WEIGHT and old[variable.name]:
-            variable.assign(old[variable.name].pop(0))
+            variable.assign(ops.copy(old[variable.name].pop(0).value))
     if optimizer.use_ema:  # an average that starts late starts at its weight
         averages = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
         for w, average in averages:
