@@ -23,7 +23,14 @@ from keras_optreg.callbacks.probes import (
     Weights,
 )
 from keras_optreg.callbacks.tensorboard import TensorBoard
-from keras_optreg.callbacks.writers import ConsoleWriter, CSVWriter, MemoryWriter, TensorBoardWriter, Writer
+from keras_optreg.callbacks.writers import (
+    ConsoleWriter,
+    CSVWriter,
+    JSONLinesWriter,
+    MemoryWriter,
+    TensorBoardWriter,
+    Writer,
+)
 
 __all__ = [
     "Action",
@@ -34,6 +41,7 @@ __all__ = [
     "EarlyStopping",
     "EvaluateAtAverage",
     "GradientNorm",
+    "JSONLinesWriter",
     "LearningRate",
     "LearningRateDecay",
     "Logs",
