@@ -46,6 +46,7 @@ SHARED = {
     "schedules.function_schedule",
     "callbacks.direction",
     "callbacks.monitor",
+    "callbacks.run_description",
     "callbacks.actions.action",
     "callbacks.actions.scheduled",
     "callbacks.probes.probe",

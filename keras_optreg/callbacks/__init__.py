@@ -12,15 +12,22 @@ from keras_optreg.callbacks.actions import (
 )
 from keras_optreg.callbacks.monitor import Monitor
 from keras_optreg.callbacks.probes import (
+    Activations,
     DataLoss,
+    DeadUnits,
     GradientNorm,
+    Gradients,
     LearningRate,
     Logs,
+    Memory,
+    Penalties,
     Probe,
+    StepTime,
     TrainValidationGap,
     UpdateRatio,
     WeightNorm,
     Weights,
+    ZeroFraction,
 )
 from keras_optreg.callbacks.tensorboard import TensorBoard
 from keras_optreg.callbacks.writers import (
@@ -34,22 +41,28 @@ from keras_optreg.callbacks.writers import (
 
 __all__ = [
     "Action",
+    "Activations",
     "CSVWriter",
     "ConsoleWriter",
     "DataLoss",
+    "DeadUnits",
     "DropoutSchedule",
     "EarlyStopping",
     "EvaluateAtAverage",
     "GradientNorm",
+    "Gradients",
     "JSONLinesWriter",
     "LearningRate",
     "LearningRateDecay",
     "Logs",
     "MagnitudePruning",
+    "Memory",
     "MemoryWriter",
     "Monitor",
+    "Penalties",
     "PenaltySchedule",
     "Probe",
+    "StepTime",
     "TensorBoard",
     "TensorBoardWriter",
     "TrainValidationGap",
@@ -57,6 +70,7 @@ __all__ = [
     "WeightNorm",
     "Weights",
     "Writer",
+    "ZeroFraction",
     "probes",
     "writers",
 ]
