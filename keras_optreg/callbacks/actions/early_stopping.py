@@ -94,6 +94,9 @@ class EarlyStopping(Action):
         self.stop_reason: str | None = None
         self._seen = False
 
+    def report(self) -> str | None:
+        return self.stop_reason
+
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self.stopped_epoch, self.stop_reason = 0, None  # of this training, also where it goes on from a state

@@ -26,8 +26,8 @@ class TensorBoardWriter(Writer):
     own, and no file is ever overwritten. Where a run goes on from before its last step, in this or another process,
     TensorBoard shows the new values of the steps that were written twice.
 
-    The tab HPARAMS shows a run with the metrics `metrics`, tags in the directory of the writer or, as
-    `"validation/epoch_loss"`, below it; the last value counts. The tab CUSTOM SCALARS shows the layout.
+    The tab HPARAMS shows the run with its `metrics`, of which the last value counts: `"loss"` is a tag of this writer,
+    `"validation/loss"` one of the writer for the directory `validation` below. CUSTOM SCALARS shows the layout.
 
     Args:
         log_dir: The directory of the run.
@@ -115,8 +115,8 @@ class TensorBoardWriter(Writer):
             else:
                 start.hparams[name].number_value, kind = float(value), "DATA_TYPE_FLOAT64"
             infos.append(api.HParamInfo(name=name, type=kind))
-        names = [metric.rpartition("/") for metric in metrics]
-        judged = [api.MetricInfo(name=api.MetricName(group=group, tag=tag)) for group, _, tag in names]
+        names = [("", metric) if "/" not in metric else metric.split("/", 1) for metric in metrics]
+        judged = [api.MetricInfo(name=api.MetricName(group=group, tag=tag)) for group, tag in names]
         experiment = api.Experiment(hparam_infos=infos, metric_infos=judged)
         self._add_session("experiment", experiment=experiment)
         self._add_session("session_start_info", session_start_info=start)
