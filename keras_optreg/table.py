@@ -60,6 +60,13 @@ class Table:
 
     __repr__ = __str__
 
+    def markdown(self) -> str:
+        """The table in Markdown, with the footer below it."""
+        heads, *body = ([cell.replace("|", "\\|") for cell in line] for line in self._text())
+        lines = [heads, ["---"] * len(heads), *body]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{table}\n\n{self.footer}" if self.footer else table
+
     def _repr_html_(self) -> str:
         heads, *body = self._text()
 

@@ -48,6 +48,7 @@ SHARED = {
     "schedules.shapes",
     "callbacks.direction",
     "callbacks.monitor",
+    "callbacks.run_description",
     "callbacks.actions.action",
     "callbacks.actions.evaluation",
     "callbacks.actions.live_parameter",

@@ -1,6 +1,7 @@
 """TensorBoard reads what we write: a real server, asked over HTTP; and TensorFlow stays away."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from PIL import Image
 
 from keras_optreg.callbacks import LearningRateDecay, TensorBoard
 from keras_optreg.callbacks.writers import TensorBoardWriter
@@ -62,19 +64,43 @@ def server(logs, seconds=120):
         process.stdout.close()
 
 
-def ask(address, what, **query):
-    with urllib.request.urlopen(f"{address}/data/plugin/{what}?{urllib.parse.urlencode(query)}", timeout=30) as answer:
+def ask(address, what, posted=None, **query):
+    request = urllib.request.Request(f"{address}/data/plugin/{what}?{urllib.parse.urlencode(query)}")
+    if posted is not None:
+        request.data = json.dumps(posted).encode()
+        request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return json.load(answer)
+
+
+class Said(keras.callbacks.Callback):
+    """Says in its first epoch, which is the third of the run, that it is enough."""
+
+    said = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.said = "It is **enough**."
+
+    def report(self):
+        return self.said
 
 
 def test_a_run_is_read_back_over_http(tmp_path):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2, kernel_regularizer="l2"), layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
-    board = TensorBoard(tmp_path / "run", norms_every=2, histograms=True)
+    said = Said()
+    board = TensorBoard(
+        *(tmp_path / "run",), norms_every=2, histograms=True, hparams={"batch_size": 3, "tuned": True}, watch=[said]
+    )
     decay = LearningRateDecay(StepDecay(0.1, 0.5, 1))
     options = dict(batch_size=3, validation_split=0.25, verbose=0, callbacks=[decay, board])
     first = model.fit(X, Y, epochs=2, **options).history
-    second = model.fit(X, Y, epochs=1, **options).history  # goes on counting
+    second = model.fit(
+        X, Y, epochs=1, callbacks=[*options.pop("callbacks"), said], **options
+    ).history  # goes on counting
+    picture = np.linspace(0, 1, 12).reshape(3, 4)
+    board.writers[0].write_image(9, "kernel", picture)
+    board.writers[0].close()
     with server(tmp_path) as address:
         end = time.monotonic() + 60
         while len(tags := ask(address, "scalars/tags")) < 2:
@@ -110,6 +136,53 @@ def test_a_run_is_read_back_over_http(tmp_path):
         histograms = ask(address, "histograms/histograms", run="run/train", tag=f"weights/{kernel}")
         assert [step for _, step, _ in histograms] == [3, 6, 9]
         assert sum(count for _, _, count in histograms[-1][2]) == pytest.approx(6)
+
+        [image] = ask(address, "images/images", run="run/train", tag="kernel")
+        assert image["step"] == 9
+        with urllib.request.urlopen(f"{address}/data/plugin/images/individualImage?{image['query']}") as answer:
+            pixels = np.asarray(Image.open(answer))
+        np.testing.assert_array_equal(pixels, np.round(picture * 255))
+
+        texts = ask(address, "text/tags")["run"]
+        assert sorted(texts) == ["events/Said", "model", "optimizer"]
+        [text] = ask(address, "text/text", run="run", tag="model")
+        assert f"<td>{kernel}</td>" in text["text"]
+        assert "<td>3×2</td>" in text["text"]
+        assert text["text"].count("keras L2(0.01)") == 1
+        [text] = ask(address, "text/text", run="run", tag="optimizer")
+        assert "<td>momentum</td>" in text["text"]
+        events = ask(address, "text/text", run="run", tag="events/Said")
+        assert [(each["step"], each["text"]) for each in events] == [(2, "<p>It is <strong>enough</strong>.</p>")]
+
+        layout = ask(address, "custom_scalars/layout")
+        charts = {(c["title"], chart["title"]): chart for c in layout["category"] for chart in c["chart"]}
+        shown = {
+            (group, title): {
+                run: sorted(t for t in tags[run] if any(re.match(e, t) for e in chart["multiline"]["tag"]))
+                for run in ("run/train", "run/validation")
+            }
+            for (group, title), chart in charts.items()
+        }
+        assert all(each["run/train"] for each in shown.values()), "a chart is empty"
+        assert shown["fit", "loss"] == {run: ["epoch_loss"] for run in ("run/train", "run/validation")}
+        assert shown["fit", "metrics"] == {run: ["epoch_mae"] for run in ("run/train", "run/validation")}
+        gaps = [f"epoch_gap_{name}" for name in sorted(parts)]
+        assert shown["fit", "how much worse on validation data"]["run/train"] == gaps
+        found = ask(
+            *(address, "hparams/session_groups"),
+            posted={"allowedStatuses": ["STATUS_SUCCESS"], "colParams": [], "startIndex": 0, "sliceSize": 9},
+        )
+        [group] = found["sessionGroups"]
+        assert group["hparams"] == {
+            **{"optimizer": "SGD", "learning_rate": pytest.approx(0.1), "schedule": "none", "epochs": 2, "steps": 3},
+            **{"weights": 11, "penalties": "keras L2(0.01)", "batch_size": 3, "tuned": True},
+        }
+        judged = {(m["name"]["group"], m["name"]["tag"]): m["value"] for m in group["metricValues"]}
+        assert judged == {
+            (run, f"epoch_{name}"): pytest.approx(logged[prefix + name][-1], rel=1e-5)
+            for run, prefix in (("train", ""), ("validation", "val_"))
+            for name in parts
+        }
 
 
 def test_files_of_one_second_sort_as_they_were_opened(tmp_path, monkeypatch):
@@ -163,20 +236,39 @@ import numpy as np, keras
 before = set(sys.modules)
 import keras_optreg
 from keras_optreg import callbacks, schedules
-heavy = {"tensorflow", "jax", "torch", "tensorboard", "tensorboardX", "matplotlib", "sklearn", "optuna"}
+heavy = {"tensorflow", "jax", "torch", "tensorboard", "tensorboardX", "matplotlib", "sklearn", "optuna", "psutil"}
 assert not heavy & (set(sys.modules) - before), f"importing imports {heavy & (set(sys.modules) - before)}"
-model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, kernel_regularizer="l2")])
+folder, x = sys.argv[1], np.ones((4, 3))
+model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "relu", kernel_regularizer="l2")])
 model.compile(keras.optimizers.SGD(schedules.CosineDecay(0.1, 9)), "mse")
-model.fit(np.ones((4, 3)), np.ones((4, 1)), verbose=0, callbacks=[callbacks.TensorBoard(sys.argv[1], norms_every=1)])
+stopping = callbacks.EarlyStopping("loss", patience=1)
+board = callbacks.TensorBoard(folder, norms_every=1, histograms=True, hparams={"batch_size": 4}, watch=[stopping])
+memory = callbacks.MemoryWriter()
+names = [name for name in callbacks.probes.__all__ if name not in ("Probe", "Logs", "TrainValidationGap")]
+own = [getattr(callbacks.probes, name) for name in names]
+probes = [kind(x) if kind.__name__ in ("Activations", "DeadUnits") else kind() for kind in own]
+writers = [memory, callbacks.CSVWriter(folder + "/run.csv"), callbacks.JSONLinesWriter(folder + "/run.jsonl")]
+writers += [callbacks.ConsoleWriter(), callbacks.TensorBoardWriter(folder + "/more")]
+monitor = callbacks.Monitor(probes, writers, every=1)
+model.fit(x, np.ones((4, 1)), epochs=2, verbose=0, callbacks=[stopping, board, monitor])
+for writer in writers:
+    writer.write_text(2, "text", "text")
+    writer.write_image(2, "image", np.ones((2, 2)))
+    writer.write_hyperparameters({"rate": 0.1}, ["loss"])
+    writer.write_layout({"group": {"chart": ["loss"]}})
+    writer.close()
+names = {name.split("/")[0] for name in memory.history}
+assert {"gradients", "gradient_norm", "zero_fraction", "penalty", "weights", "step_seconds", "dead_units"} <= names
 penalty = keras_optreg.regularizers.Sum(keras.regularizers.L2(0.1)).coupled()
 optimizer = keras_optreg.optimizers.SGD(schedules.warmup(schedules.CosineDecay(0.1, 9), 3))
 type(optimizer).from_config(optimizer.get_config())
 type(penalty).from_config(penalty.get_config())
-new = {"tensorboard", *TF} & (set(sys.modules) - before)
+new = {"tensorboard", "psutil", "PIL", *TF} & (set(sys.modules) - before)
 assert not new, f"fit imports {new}"
 """
 
 
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is None, reason="what is not installed is not imported")
 def test_nothing_heavy_is_imported(tmp_path):
     """Importing imports no optional package and no other backend; under JAX and torch, using imports no TensorFlow."""
     forbidden = [] if BACKEND == "tensorflow" else ["tensorflow"]

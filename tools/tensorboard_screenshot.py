@@ -1,7 +1,8 @@
-"""The README's picture: a short run, TensorBoard, and a real browser that opens it.
+"""Pictures of TensorBoard: a short run, a server, and a real browser that opens its tabs; fails when one is empty.
 
-    python tools/tensorboard_screenshot.py                # trains the demo shortly, then takes the picture
-    python tools/tensorboard_screenshot.py --logs FOLDER  # of logs that are there
+    python tools/tensorboard_screenshot.py                # the README's picture: trains the demo shortly
+    python tools/tensorboard_screenshot.py --tabs         # docs/tensorboard.md's: trains examples/watch_training.py
+    python tools/tensorboard_screenshot.py [--tabs] --logs FOLDER       # of logs that are there
 
 Needs `pip install playwright` and Chromium or Chrome on PATH; Playwright's own browsers are not used.
 """
@@ -18,12 +19,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "tensorboard.png"
+PICTURES = ROOT / "docs" / "images" / "tensorboard"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 RUNS = "^(nothing|L2_attached)/"  # two of the five, each a curve for training and one for validation
 TAGS = "^(epoch_(accuracy|gap_accuracy|loss)|gradient_norm|learning_rate|weight_norm)$"
@@ -36,6 +39,16 @@ FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+CURVE = "scalar-card svg.line path, scalar-card line-chart"
+# Tab, where it is in the address, and what is there only when it shows something.
+TABS = {
+    "time_series": ("timeseries", CURVE),
+    "custom_scalars": ("custom_scalars", "tf-custom-scalar-multi-line-chart-card vz-line-chart2 path"),
+    "histograms": ("histograms", "vz-histogram-timeseries path, histogram-card histogram-component path"),
+    "hparams": ("hparams", "tf-hparams-main vaadin-grid-cell-content, tf-hparams-main paper-checkbox"),
+    "images": ("images", "tf-image-loader img"),
+    "text": ("text", "tf-text-loader table"),
+}
 
 
 @contextmanager
@@ -48,6 +61,7 @@ def tensorboard(logs: Path) -> Iterator[str]:
     server = subprocess.Popen([*command, "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
+        wait_for(f"{address}/data/environment", server)
         wait_for(f"{address}/data/plugin/scalars/tags", server)
         yield address
     finally:
@@ -56,7 +70,7 @@ def tensorboard(logs: Path) -> Iterator[str]:
 
 
 def wait_for(url: str, server: subprocess.Popen, seconds: float = 120) -> None:
-    """Until the server has read the logs: its list of tags is there and not empty."""
+    """Until the server answers with something; its list of tags is `{}` before it has read the logs."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.poll() is not None:
@@ -71,45 +85,75 @@ def wait_for(url: str, server: subprocess.Popen, seconds: float = 120) -> None:
     raise TimeoutError(f"TensorBoard did not answer at {url} within {seconds:.0f} s.")
 
 
-def photograph(address: str, tags: str, picture: Path) -> None:
+@contextmanager
+def browser_page() -> Iterator[Any]:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise FileNotFoundError(f"No browser on PATH; install one of {', '.join(BROWSERS)}.")
-    # The view is in the address: which runs and tags, no smoothing, a colour for each run.
-    view = urlencode({"darkMode": "false", "runFilter": RUNS, "tagFilter": tags, "smoothing": "0"})
     with tempfile.TemporaryDirectory() as profile, sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             profile, executable_path=browser, args=FLAGS, viewport={"width": 1360, "height": 800}
         )
-        page = context.pages[0]
+        yield context.pages[0]
+        context.close()
+
+
+def take(page: Any, picture: Path, selector: str) -> None:
+    """The picture, once what `selector` names is there and drawn.
+
+    Raises:
+        RuntimeError: when it does not come.
+    """
+    try:
+        page.wait_for_selector(selector, state="attached", timeout=60_000)
+    except Exception as error:
+        page.screenshot(path=picture.with_suffix(".failed.png"))
+        raise RuntimeError(f"The tab for {picture.name} shows nothing: no {selector!r} at {page.url}") from error
+    page.wait_for_load_state("networkidle")
+    page.wait_for_timeout(2500)  # curves are drawn after their card appears
+    page.screenshot(path=picture)
+
+
+def photograph(address: str, tags: str, picture: Path) -> None:
+    # The view is in the address: which runs and tags, no smoothing, a colour for each run.
+    view = urlencode({"darkMode": "false", "runFilter": RUNS, "tagFilter": tags, "smoothing": "0"})
+    with browser_page() as page:
         page.goto(f"{address}/?{view}#timeseries")
-        page.wait_for_selector("scalar-card svg.line path, scalar-card line-chart", timeout=120_000)
+        page.wait_for_selector(CURVE, timeout=120_000)
         page.get_by_text("Enable step selection and data table").click()  # room for the curves
         page.locator("button", has_text="Settings").first.click()
-        page.wait_for_timeout(4000)  # the curves are drawn after their card appears
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=picture)
-        context.close()
+        page.wait_for_timeout(1500)
+        take(page, picture, CURVE)
+
+
+def photograph_tabs(address: str, tags: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for tab, (place, selector) in TABS.items():
+        view = {"darkMode": "false", "smoothing": "0"} | ({"tagFilter": tags} if tab == "time_series" else {})
+        with browser_page() as page:
+            page.goto(f"{address}/?{urlencode(view)}#{place}")
+            take(page, folder / f"{tab}.png", selector)
+        print(folder / f"{tab}.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=Path, help="take the picture of these logs instead of training")
-    parser.add_argument(
-        "--tags",
-        default=TAGS,
-        help="regular expression of the tags to show",
-    )
+    parser.add_argument("--tabs", action="store_true", help="take one picture of each tab")
+    parser.add_argument("--tags", default=TAGS, help="regular expression of the tags to show")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         logs = options.logs
         if logs is None:
-            demo = [sys.executable, str(ROOT / "examples" / "quickstart.py"), "--out", scratch]
-            subprocess.run(demo, check=True)
-            logs = Path(scratch) / "logs"
+            example = ROOT / "examples" / ("watch_training.py" if options.tabs else "quickstart.py")
+            subprocess.run([sys.executable, str(example), "--out", scratch], check=True)
+            logs = Path(scratch) if options.tabs else Path(scratch) / "logs"
         with tensorboard(logs) as address:
-            photograph(address, options.tags, PICTURE)
-    print(PICTURE)
+            if options.tabs:
+                photograph_tabs(address, options.tags, PICTURES)
+            else:
+                photograph(address, options.tags, PICTURE)
+                print(PICTURE)
 
 
 if __name__ == "__main__":

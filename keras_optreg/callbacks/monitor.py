@@ -66,6 +66,7 @@ class Monitor(keras.callbacks.Callback):
         model = self.model
         for writer in self.writers:
             writer.open()
+            writer.start_after(int(_host(model.optimizer.iterations)))
         if model.built:
             self._start(model)
         self._due = False

@@ -1,10 +1,14 @@
 """A run as TensorBoard shows it."""
 
+from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_optreg.callbacks.direction import direction
 from keras_optreg.callbacks.monitor import Monitor
 from keras_optreg.callbacks.probes import (
     DataLoss,
@@ -15,7 +19,29 @@ from keras_optreg.callbacks.probes import (
     WeightNorm,
     Weights,
 )
+from keras_optreg.callbacks.run_description import hyperparameters, optimizer_table, weights_table
 from keras_optreg.callbacks.writers import TensorBoardWriter
+
+LAYOUT = {
+    "fit": {
+        "loss": [r"^epoch_loss$"],
+        "metrics": [r"^epoch_(?!(loss|data_loss|penalty|learning_rate)$|learning_rate_|gap_)"],
+        "how much worse on validation data": [r"^epoch_gap_"],
+        "data loss and penalty": [r"^epoch_(data_loss|penalty)$"],
+    },
+    "steps": {
+        "learning rate": [r"^learning_rate"],
+        "gradient norm": [r"^gradient_norm$"],
+        "weight norm": [r"^weight_norm$"],
+        "update ratio": [r"^update_ratio$"],
+    },
+    "weight by weight": {
+        "gradient norm": [r"^gradient_norm/"],
+        "weight norm": [r"^weight_norm/"],
+        "update ratio": [r"^update_ratio/"],
+    },
+}
+"""The charts of the tab CUSTOM SCALARS; the same for all runs, since TensorBoard puts those of all runs together."""
 
 
 class TensorBoard(keras.callbacks.Callback):
@@ -30,6 +56,11 @@ class TensorBoard(keras.callbacks.Callback):
     - every `norms_every` updates: `gradient_norm`, `weight_norm` and `update_ratio`, of all weights and of each;
     - with `histograms`, per epoch and weight: `weights/<path>`.
 
+    And for the run as a whole: the charts of CUSTOM SCALARS, in order; as TEXT the weights with their penalties, the
+    optimizer, and what the callbacks in `watch` report, such as why training stopped; in HPARAMS the optimizer, its
+    rate, decay and schedule, the penalties, epochs, steps an epoch and number of weights, and what `hparams` adds, with
+    the last value of each metric.
+
     It is made of `Monitor`s; for other measures or intervals, put a `Monitor` with a `TensorBoardWriter` beside it.
 
     Args:
@@ -37,23 +68,52 @@ class TensorBoard(keras.callbacks.Callback):
         every: Updates between two points of the learning rate.
         norms_every: Updates between two measurements of norms; 0 for none.
         histograms: Write histograms of the weights.
+        hparams: What else the run was made with, by name: numbers, strings, booleans. All runs should name the same.
+        watch: Callbacks with a method `report()`, which returns a sentence or None, such as `EarlyStopping`. Keras does
+            not tell a callback which others there are.
 
     Raises:
         OSError: Before training starts, when the directory cannot be written.
+        TypeError: For hyper-parameters of another kind, and callbacks that report nothing.
         ValueError: When an interval is not a number of steps.
 
     Example:
         ```python
-        model.fit(x, y, validation_split=0.1, epochs=20, callbacks=[TensorBoard("logs/run1")])
+        stopping = EarlyStopping("val_loss", patience=3)
+        board = TensorBoard("logs/run1", hparams={"batch_size": 32}, watch=[stopping])
+        model.fit(x, y, validation_split=0.1, epochs=20, callbacks=[stopping, board])
         # in a shell: tensorboard --logdir logs
         ```
     """
 
-    def __init__(self, log_dir: str | Path = "logs", every: int = 1, norms_every: int = 10, histograms: bool = False):
+    def __init__(
+        self,
+        log_dir: str | Path = "logs",
+        every: int = 1,
+        norms_every: int = 10,
+        histograms: bool = False,
+        hparams: Mapping[str, float | str | bool] | None = None,
+        watch: Sequence[Any] = (),
+    ):
         super().__init__()
+        for name, value in (hparams or {}).items():
+            if not isinstance(value, Real | str | np.bool_):
+                raise TypeError(
+                    "TensorBoard takes numbers, strings and booleans as `hparams`. "
+                    f"Received: hparams[{name!r}]={value!r}; write it as text, perhaps: str(...)."
+                )
+        for each in watch:
+            if not callable(getattr(each, "report", None)):
+                raise TypeError(
+                    "TensorBoard watches callbacks that have a method `report()`, which returns a sentence or None, "
+                    f"such as EarlyStopping. Received: watch=[..., {each!r}]"
+                )
         self.log_dir = Path(log_dir)
+        self.hparams = dict(hparams or {})
+        self.watch = list(watch)
         train, validation = TensorBoardWriter(self.log_dir / "train"), TensorBoardWriter(self.log_dir / "validation")
-        self.writers = [train, validation]
+        self._run = TensorBoardWriter(self.log_dir)
+        self.writers = [train, validation, self._run]
         self._epoch_probes = [LearningRate(), TrainValidationGap()]
         self._monitors = [Monitor([LearningRate()], [train], every)]
         if norms_every:
@@ -63,6 +123,8 @@ class TensorBoard(keras.callbacks.Callback):
         if histograms:
             self._monitors.append(Monitor([Weights()], [train]))
         self._next_epoch = 0
+        self._is_described = self._is_judged = False
+        self._reported: dict[int, str | None] = {}
 
     def set_params(self, params: Any) -> None:
         super().set_params(params)
@@ -76,8 +138,14 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._offset: int | None = None
-        for part in (*self.writers, *self._monitors):
-            part.open() if isinstance(part, TensorBoardWriter) else part.on_train_begin(logs)
+        model = self.model
+        for writer in self.writers:
+            writer.open()
+            writer.start_after(int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
+        for monitor in self._monitors:
+            monitor.on_train_begin(logs)
+        if model.built:
+            self._describe(model)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._offset is None:
@@ -100,17 +168,44 @@ class TensorBoard(keras.callbacks.Callback):
         logs = {**self._data_loss.measure(model, logs or {}), **(logs or {})}
         train = {name: float(value) for name, value in logs.items() if not name.startswith("val_")}
         validation = {name.removeprefix("val_"): float(logs[name]) for name in logs if name.startswith("val_")}
+        judged = [name for name in train if name in validation or direction(model, name)]
+        metrics = [f"validation/epoch_{name}" for name in validation] + [f"train/epoch_{name}" for name in judged]
         for probe in self._epoch_probes:
             train |= {
                 name: float(keras.ops.convert_to_numpy(value)) for name, value in probe.measure(model, logs).items()
             }
         number = epoch + self._offset
         self._next_epoch = number + 1
-        for writer, values in zip(self.writers, (train, validation), strict=True):
+        for writer, values in zip(self.writers, (train, validation), strict=False):
             if values:
                 writer.write(number, {f"epoch_{name}": value for name, value in values.items()})
+        self._describe(model)
+        if not self._is_judged:  # the metrics are known now
+            self._run.write_hyperparameters({**self._hyperparameters, **self.hparams}, metrics)
+            self._is_judged = True
+        self._report(number)
+        for writer in self.writers:
             writer.flush()
 
     def on_train_end(self, logs=None):
+        self._report(max(self._next_epoch - 1, 0))
         for part in (*self._monitors, *self.writers):
             part.close() if isinstance(part, TensorBoardWriter) else part.on_train_end(logs)
+
+    def _describe(self, model: Any) -> None:
+        """What stands before the first epoch ends, and once."""
+        if self._is_described:
+            return
+        self._is_described = True
+        self._hyperparameters = hyperparameters(model, self.params)
+        self._run.write_layout(LAYOUT)
+        self._run.write_text(0, "model", weights_table(model).markdown())
+        self._run.write_text(0, "optimizer", optimizer_table(model).markdown())
+        self._run.flush()
+
+    def _report(self, epoch: int) -> None:
+        for callback in self.watch:
+            said = callback.report()
+            if said and said != self._reported.get(id(callback)):
+                self._run.write_text(epoch, f"events/{type(callback).__name__}", said)
+            self._reported[id(callback)] = said

@@ -36,6 +36,10 @@ class Action(keras.callbacks.Callback):
         """Forget the last training."""
         raise NotImplementedError
 
+    def report(self) -> str | None:
+        """A sentence about what it did, for the record of a run (`TensorBoard(watch=[...])`); None for nothing."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """What must be kept to go on later as if never stopped."""
         return {name: copy(getattr(self, name)) for name in self.state}

@@ -33,16 +33,16 @@ class GradientNorm(Probe):
         self._paths = [select.path_of(w) for w in model.trainable_variables]
         self._selected = self.on.resolve(model.trainable_variables, "GradientNorm")
         self._tap = GradientTap.on(model)
-        self._state = self._tap.listen()
+        self._norms = self._tap.norms()
         return True
 
     def prepare(self, model: Any) -> None:
-        self._state.assign([1.0] + [0.0] * (self._state.shape[0] - 1))
+        self._norms.switch(True)
 
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
-        on, *sums_and_counts = (float(value) for value in ops.convert_to_numpy(self._state))
+        on, *sums_and_counts = ops.convert_to_numpy(self._norms.variables[0]).tolist()
         if on:
-            self._state.assign([0.0] * self._state.shape[0])
+            self._norms.switch(False)
         half = len(sums_and_counts) // 2
         sums, counts = sums_and_counts[:half], sums_and_counts[half:]
         # None of all where no update took place: loss scaling left them out.
@@ -51,5 +51,5 @@ class GradientNorm(Probe):
 
     def stop(self, model: Any) -> None:
         if self._tap is not None:
-            self._tap.leave(self._state)
+            self._tap.leave(self._norms)
             self._tap = None

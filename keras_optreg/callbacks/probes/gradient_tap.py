@@ -1,7 +1,8 @@
 """Sees the gradients inside the compiled step, whatever the optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,13 +16,67 @@ from keras_optreg.introspection import inner_optimizer
 _HIDING = ("save_own_variables", "load_own_variables")
 
 
+Gradients = dict[int, Any]
+"""By the position of their weight among the trainable ones: dense, unscaled, summed over replicas."""
+
+
+class Norms:
+    """Adds up norms in one variable: [on, Σ norm of all, Σ norm of each weight, how many of all, how many of each]."""
+
+    def __init__(self, optimizer: Any, shapes: Sequence[Any]):
+        self.num_weights = len(shapes)
+        self.variables = [_variable(optimizer, (3 + 2 * self.num_weights,), "gradient_norms")]
+
+    def added(self, values: list[Any], gradients: Gradients) -> list[Any]:
+        """The variables' values after one more step."""
+        norms = {i: norm(g) for i, g in gradients.items()}
+        weights = range(self.num_weights)
+        sums = [ops.zeros(()), norm(ops.stack(list(norms.values()))), *(norms.get(i, ops.zeros(())) for i in weights)]
+        counts = ops.convert_to_tensor([1.0, *(float(i in norms) for i in weights)], "float32")
+        return [values[0] + ops.concatenate([ops.stack(sums), counts])]
+
+    def switch(self, on: bool) -> None:
+        """Begin with nothing, or end."""
+        self.variables[0].assign([float(on)] + [0.0] * (self.variables[0].shape[0] - 1))
+
+
+class Sums:
+    """Adds up the gradients themselves, one variable a weight, behind [on, how many of each weight]."""
+
+    def __init__(self, optimizer: Any, shapes: Sequence[Any], positions: Sequence[int]):
+        self.positions = list(positions)
+        self.variables = [
+            _variable(optimizer, (1 + len(self.positions),), "gradient_counts"),
+            *(_variable(optimizer, shapes[i], "gradient_sum") for i in self.positions),
+        ]
+
+    def added(self, values: list[Any], gradients: Gradients) -> list[Any]:
+        """The variables' values after one more step."""
+        state, *sums = values
+        found = [float(i in gradients) for i in self.positions]
+        for k, i in enumerate(self.positions):
+            if i in gradients:  # the first stands in place of what was left from an earlier measurement
+                sums[k] = ops.cast(gradients[i], "float32") + ops.where(state[1 + k] > 0, sums[k], 0.0)
+        return [state + ops.convert_to_tensor([0.0, *found], "float32"), *sums]
+
+    def switch(self, on: bool) -> None:
+        """Begin with nothing, or end."""
+        self.variables[0].assign([float(on)] + [0.0] * len(self.positions))
+
+
+def _variable(optimizer: Any, shape: Any, name: str) -> Any:
+    return optimizer.add_variable(shape, dtype="float32", name=name, aggregation="only_first_replica")
+
+
 class GradientTap:
-    """Stands in front of an optimizer's `apply` and adds up gradient norms in small variables of the optimizer.
+    """Stands in front of an optimizer's `apply` and lets listeners look at gradients.
+
+    What a listener finds it keeps in variables of the optimizer, the first of which begins with 1 while it listens.
 
     A variable of the optimizer is what every backend carries through the compiled step (JAX hands `optimizer.variables`
     in and out). It is hidden while the optimizer is saved or loaded, so files with and without a tap are the same, and
-    it goes away with the last listener. One tap serves all listeners: taps put on top of each other could not be
-    taken off in any order.
+    it goes away with its listener. One tap serves all listeners: taps put on top of each other could not be taken off
+    in any order.
 
     Under loss scaling it sits on the inner optimizer, where gradients are unscaled and overflowing steps left out.
     """
@@ -30,7 +85,8 @@ class GradientTap:
         outer = model.optimizer
         self.optimizer = inner_optimizer(model)
         self._positions = {id(w): i for i, w in enumerate(model.trainable_variables)}
-        self._states: list[Any] = []
+        self._shapes = [tuple(w.shape) for w in model.trainable_variables]
+        self._listeners: list[Norms | Sums] = []
         self._apply = self.optimizer.apply
         if not outer.built:
             outer.build(model.trainable_variables)  # the tap's variable must come after the optimizer's own
@@ -45,22 +101,23 @@ class GradientTap:
         tap = inner_optimizer(model).__dict__.get("apply")
         return tap if isinstance(tap, cls) else cls(model)
 
-    def listen(self) -> Any:
-        """A new variable: [on, Σ norm of all, Σ norm of each weight, how many of all, how many of each weight].
+    def norms(self) -> Norms:
+        """A new listener for the norms of all weights."""
+        return self._joined(Norms(self.optimizer, self._shapes))
 
-        The sums run while `on` is 1, over the calls of `apply`. A weight counts where it has a gradient.
-        """
-        state = self.optimizer.add_variable(
-            (3 + 2 * len(self._positions),), dtype="float32", name="gradient_norms", aggregation="only_first_replica"
-        )
-        self._states.append(state)
-        return state
+    def sums(self, positions: Sequence[int]) -> Sums:
+        """A new listener for the gradients of the weights at these positions."""
+        return self._joined(Sums(self.optimizer, self._shapes, positions))
 
-    def leave(self, state: Any) -> None:
-        """Take the listener's variable away, and with the last one the tap."""
-        self._untrack(state)
-        self._states = [each for each in self._states if each is not state]
-        if not self._states:
+    def _joined(self, listener: Any) -> Any:
+        self._listeners.append(listener)
+        return listener
+
+    def leave(self, listener: Norms | Sums) -> None:
+        """Take the listener's variables away, and with the last one the tap."""
+        self._untrack(listener)
+        self._listeners = [each for each in self._listeners if each is not listener]
+        if not self._listeners:
             for put_back in self._put_back:
                 put_back()
 
@@ -75,28 +132,25 @@ class GradientTap:
 
     def _record(self, grads: list[Any], positions: list[int | None]) -> None:
         # Known while tracing: a weight that the loss does not depend on has no gradient at all.
-        found = [i for i, g in enumerate(grads[: len(positions)]) if g is not None]
+        found = [(place, g) for place, g in zip(positions, grads, strict=False) if place is not None and g is not None]
         if not found:
             return  # the optimizer says what is wrong
-        replicated, grads = _sum_over_replicas([grads[i] for i in found])
-        positions = [positions[i] for i in found]
+        replicated, grads = _sum_over_replicas([g for _, g in found])
 
-        def added(state: Any) -> Any:
-            norms = [norm(_dense(g)) for g in grads]
-            if scale := self.optimizer.loss_scale_factor:
-                norms = [each / scale for each in norms]
-            of = dict(zip(positions, norms, strict=True))
-            weights = range(len(self._positions))
-            sums = ops.stack([ops.zeros(()), norm(ops.stack(norms)), *(of.get(i, ops.zeros(())) for i in weights)])
-            counts = ops.convert_to_tensor([1.0, *(float(i in of) for i in weights)], "float32")
-            return state + ops.concatenate([sums, counts])
+        def added(listener: Norms | Sums, values: list[Any]) -> list[Any]:
+            scale = self.optimizer.loss_scale_factor
+            dense = [_dense(g) / scale if scale else _dense(g) for g in grads]
+            return listener.added(values, {place: g for (place, _), g in zip(found, dense, strict=True)})
 
-        for variable in self._states:
-            state = ops.convert_to_tensor(variable)
+        for listener in self._listeners:
+            values = [ops.convert_to_tensor(variable) for variable in listener.variables]
+            on = values[0][0] > 0
             if replicated:
-                variable.assign(ops.where(state[0] > 0, added(state), state))
+                changed = [ops.where(on, *pair) for pair in zip(added(listener, values), values, strict=True)]
             else:
-                variable.assign(ops.cond(state[0] > 0, lambda state=state: added(state), lambda state=state: state))
+                changed = ops.cond(on, partial(added, listener, values), partial(list, values))
+            for variable, value in zip(listener.variables, changed, strict=True):
+                variable.assign(value)
 
     def _hidden(self, method: Callable[[Any], None]) -> Callable[[Any], None]:
         def hiding(store: Any) -> None:
@@ -108,17 +162,19 @@ class GradientTap:
     @contextmanager
     def own_variables_only(self):
         """While this lasts, the optimizer has no variables but its own."""
-        for state in self._states:
-            self._untrack(state)
+        for listener in self._listeners:
+            self._untrack(listener)
         try:
             yield
         finally:
-            for state in self._states:
-                self.optimizer._track_variable(state)
+            for listener in self._listeners:
+                for variable in listener.variables:
+                    self.optimizer._track_variable(variable)
 
-    def _untrack(self, state: Any) -> None:
+    def _untrack(self, listener: Norms | Sums) -> None:
         # Keras has no public way to take a variable from an optimizer; its own learning-rate setter uses this one.
-        self.optimizer._untrack_variable(state)
+        for variable in listener.variables:
+            self.optimizer._untrack_variable(variable)
 
 
 def _dense(gradient: Any) -> Any:

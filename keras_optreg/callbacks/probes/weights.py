@@ -109,3 +109,45 @@ class Weights(_WeightProbe):
 
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
         return {f"weights/{select.path_of(w)}": w for w in self._weights(model)}
+
+
+class ZeroFraction(_WeightProbe):
+    """How many of the numbers in each weight are exactly zero, `zero_fraction/<path>`, and in all, `zero_fraction`.
+
+        #{i : wᵢ = 0} / size
+
+    Proximal penalties and pruning make exact zeros; a penalty in the loss makes small numbers, which do not count.
+
+    Args:
+        on: Which of the trainable weights, a selector; all of them when `None`. `select.kernels()` leaves out biases,
+            which often start at zero.
+    """
+
+    def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
+        weights = self._weights(model)
+        zeros = ops.convert_to_numpy(
+            ops.stack([ops.sum(ops.cast(ops.equal(w.value, 0), "int32")) for w in weights])
+        ).tolist()
+        sizes = [prod(w.shape) for w in weights]
+        each = {
+            f"zero_fraction/{select.path_of(w)}": n / size for w, n, size in zip(weights, zeros, sizes, strict=True)
+        }
+        return {"zero_fraction": sum(zeros) / sum(sizes), **each}
+
+
+class Penalties(_WeightProbe):
+    """The value of each weight's penalty, `penalty/<path>`, of those in the loss.
+
+    After the measured step, where `DataLoss` has the mean of their sum over the batches. Frozen weights have none, as
+    in the loss; a penalty given to the optimizer is not in the loss.
+
+    Args:
+        on: Of which of the trainable weights, a selector; all of them when `None`. Those without penalty have no entry.
+    """
+
+    def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
+        penalized = [w for w in self._weights(model) if getattr(w, "regularizer", None) is not None]
+        if not penalized:
+            return {}
+        values = ops.convert_to_numpy(ops.stack([ops.cast(w.regularizer(w), "float32") for w in penalized]))
+        return {f"penalty/{select.path_of(w)}": value for w, value in zip(penalized, values.tolist(), strict=True)}

@@ -1,8 +1,10 @@
 """Keep values in memory."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from keras_optreg.callbacks.writers.writer import Values, Writer
+from keras_optreg.callbacks.writers.writer import Hyperparameters, Values, Writer
 
 
 class MemoryWriter(Writer):
@@ -10,6 +12,9 @@ class MemoryWriter(Writer):
 
     Attributes:
         history: `{name: ([steps], [values])}`.
+        texts: `{name: ([steps], [texts])}`.
+        images: `{name: ([steps], [arrays])}`.
+        hyperparameters: `{name: value}`, of the last that were written.
 
     Example:
         >>> memory = MemoryWriter()
@@ -21,9 +26,25 @@ class MemoryWriter(Writer):
 
     def __init__(self):
         self.history: dict[str, tuple[list[int], list[float | np.ndarray]]] = {}
+        self.texts: dict[str, tuple[list[int], list[str]]] = {}
+        self.images: dict[str, tuple[list[int], list[np.ndarray]]] = {}
+        self.hyperparameters: dict[str, float | str | bool] = {}
 
     def write(self, step: int, values: Values) -> None:
         for name, value in values.items():
-            steps, kept = self.history.setdefault(name, ([], []))
-            steps.append(step)
-            kept.append(value)
+            _keep(self.history, step, name, value)
+
+    def write_text(self, step: int, name: str, markdown: str) -> None:
+        _keep(self.texts, step, name, markdown)
+
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        _keep(self.images, step, name, np.array(image))
+
+    def write_hyperparameters(self, hyperparameters: Hyperparameters, metrics: Sequence[str] = ()) -> None:
+        self.hyperparameters = dict(hyperparameters)
+
+
+def _keep(where: dict[str, tuple[list[int], list]], step: int, name: str, value: object) -> None:
+    steps, kept = where.setdefault(name, ([], []))
+    steps.append(step)
+    kept.append(value)
