@@ -9,9 +9,8 @@ from typing import Any
 import keras
 
 from keras_optreg.bounds import POSITIVE_COUNT, check
-from keras_optreg.callbacks.probes.gradient_tap import num_batches
 from keras_optreg.callbacks.probes.probe import Probe
-from keras_optreg.introspection import inner_optimizer
+from keras_optreg.introspection import inner_optimizer, num_batches
 
 _MIB = 2**20
 
