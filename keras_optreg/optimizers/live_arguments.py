@@ -142,3 +142,19 @@ class LiveArguments:
         """The variables of the optimizer, without those that are hidden now."""
         hidden = {id(self._made[name]) for name in self._read} if self._is_hidden else ()
         return [variable for variable in variables if id(variable) not in hidden]
+
+
+class LiveState(keras.optimizers.Optimizer):
+    """An optimizer with live arguments: setting one of them acts in the next step."""
+
+    live: LiveArguments
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if "live" in self.__dict__ and name in self.live:
+            self.live.refresh(name)
+
+    @property
+    def variables(self) -> list[Variable]:
+        """All variables, in the order of the checkpoints."""
+        return self.live.shown(super().variables)

@@ -23,7 +23,7 @@ from keras_optreg import bounds, select
 from keras_optreg.bounds import Interval
 from keras_optreg.optimizers import checkpoint, compiled_step, options, saved_arguments, weight_plan
 from keras_optreg.optimizers.gradient_transforms import GradientTransform, as_transforms
-from keras_optreg.optimizers.live_arguments import LiveArguments
+from keras_optreg.optimizers.live_arguments import LiveArguments, LiveState
 from keras_optreg.optimizers.scheduled_rate import ScheduledRate
 from keras_optreg.optimizers.slots import (
     GRADIENT,
@@ -64,7 +64,7 @@ class Step(NamedTuple):
     reach: Tensor | None = None
 
 
-class RuleOptimizer(PreciseState, ScheduledRate):
+class RuleOptimizer(PreciseState, LiveState, ScheduledRate):
     """Abstract engine of all optimizers here. A subclass declares facts and gives its own arguments to `__init__`.
 
     One update, in this order, compiled as a whole where the backend can:
@@ -120,7 +120,7 @@ class RuleOptimizer(PreciseState, ScheduledRate):
         options.check_values(owner, given, own, self.bounds)
         super().__init__(learning_rate, **given)
         self._own_names = tuple(own)
-        self._live = _Opaque(LiveArguments(self))
+        self.live = LiveArguments(self)
         for name, value in own.items():
             setattr(self, name, value)
         if engine["weight_decay_on"] is not None:
@@ -215,18 +215,6 @@ class RuleOptimizer(PreciseState, ScheduledRate):
             # `keras.optimizers.LossScaleOptimizer` clears it in the optimizer it wraps: the one sign of being wrapped.
             self.is_loss_scaled = value is None
         super().__setattr__(name, value)
-        if "_live" in self.__dict__ and name in self.live:
-            self.live.refresh(name)
-
-    @property
-    def variables(self) -> list[Variable]:
-        """All variables, in the order of the checkpoints."""
-        return self.live.shown(super().variables)
-
-    @property
-    def live(self) -> LiveArguments:
-        """The numbers that the compiled step reads from variables."""
-        return self._live.value
 
     # ------------------------------------------------------------------ variables
 
