@@ -14,9 +14,9 @@ import keras_optreg as kor
 from keras_optreg.regularizers import PenaltyRegularizer
 
 ROOT = Path(__file__).parents[1]
-CATALOG, MIGRATION, REGULARIZERS, SCHEDULES = (
+CATALOG, MIGRATION, REGULARIZERS, SCHEDULES, TENSORBOARD = (
     (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    for page in ("catalog", "migration", "regularizers", "schedules")
+    for page in ("catalog", "migration", "regularizers", "schedules", "tensorboard")
 )
 FIRST, *EXAMPLES = re.findall(r"```python\n(.*?)```", REGULARIZERS, flags=re.S)
 
@@ -54,8 +54,8 @@ def test_a_script_moves_here_in_three_lines(tool):
 
 @pytest.mark.parametrize(
     "page",
-    [CATALOG, MIGRATION, REGULARIZERS, SCHEDULES],
-    ids=["catalog", "migration", "regularizers", "schedules"],
+    [CATALOG, MIGRATION, REGULARIZERS, SCHEDULES, TENSORBOARD],
+    ids=["catalog", "migration", "regularizers", "schedules", "tensorboard"],
 )
 def test_links_exist(page):
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", page) if "://" not in target]
@@ -191,3 +191,61 @@ def test_the_table_of_names_has_a_row_for_every_schedule(tool):
     rows = re.findall(r"^\| `(\w+)` \|", SCHEDULES.split("## Names elsewhere")[1], flags=re.M)
     offered = {name for name in kor.schedules.__all__ if callable(getattr(kor.schedules, name))}
     assert sorted(rows) == sorted(offered - tool.update_readme.FOR_AUTHORS)
+
+
+# ------------------------------------------------------------------ docs/tensorboard.md
+
+
+class Recorder:
+    """Stands for wandb and mlflow, and writes down what it is told."""
+
+    def __init__(self):
+        self.told = []
+        self.config = {}
+        self.Histogram = np.histogram
+
+    def init(self, project):
+        return self
+
+    def log(self, values, step):
+        self.told.append((step, values))
+
+    log_metrics = log
+
+    def finish(self):
+        self.told.append("finished")
+
+
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning")
+@pytest.mark.usefixtures("run_op_by_op")
+def test_examples_of_watching_run_one_after_another(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    wandb, mlflow = Recorder(), Recorder()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    x, y = images()
+    names = {"model": some_model(), "x": x, "y": y, "x_val": x[:4], "y_val": y[:4]}
+    names["model"].compile("sgd", "sparse_categorical_crossentropy")
+    examples = re.findall(r"```python\n(.*?)```", TENSORBOARD, flags=re.S)
+    for code in examples:
+        exec(
+            compile(code.replace("epochs=20", "epochs=2").replace("=10)", "=1)"), "docs/tensorboard.md", "exec"), names
+        )
+    assert list(tmp_path.glob("logs/run1/train/events.out.tfevents.*"))
+    assert names["dead"]
+    assert any(name.startswith("largest/") for name in names["memory"].history)
+    (step, values), end = wandb.told
+    assert end == "finished"
+    [(later, numbers)] = mlflow.told
+    assert 0 < step < later
+    assert values["gradient_norm"] > 0 < numbers["gradient_norm"]
+    kernel = next(name for name in values if name.startswith("weights/") and "kernel" in name)
+    assert values[kernel][0].sum() > 0
+    assert {f"{kernel}/min", f"{kernel}/mean", f"{kernel}/max"} <= set(numbers)
+
+
+def test_all_tags_are_in_the_table():
+    table = TENSORBOARD.split("## The tags")[1].split("## Other measures")[0]
+    for name in set(kor.callbacks.probes.__all__) - {"Probe", "Logs", "DataLoss", "TrainValidationGap"}:
+        tag = re.sub(r"(?<!^)([A-Z])", r"_\1", name).lower()
+        assert f"`{name}`" in table or f"`{tag}`" in table, name

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -18,7 +19,12 @@ def norm(tensor: Any) -> Any:
 
 
 def _sum_of_squares(tensor: Any) -> Any:
-    return ops.sum(ops.square(ops.cast(tensor, "float32")))
+    tensor = ops.cast(tensor, "float32")
+    if keras.config.backend() != "tensorflow":
+        return ops.sum(ops.square(tensor))
+    import tensorflow as tf
+
+    return 2.0 * tf.nn.l2_loss(tensor)  # in one pass, where TensorFlow would store the squares first
 
 
 def _norms(tensors: Iterable[Any]) -> np.ndarray:
