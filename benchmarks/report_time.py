@@ -1,6 +1,6 @@
 """How long the table of `report` takes for a model of 100 layers, and that of `attach`; the goal is under a second.
 
-    python benchmarks/report_time.py
+python benchmarks/report_time.py
 """
 
 import os

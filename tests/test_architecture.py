@@ -53,6 +53,7 @@ SHARED = {
     "callbacks.actions.evaluation",
     "callbacks.actions.live_parameter",
     "callbacks.actions.monitored",
+    "callbacks.actions.rates",
     "callbacks.actions.scheduled",
     "callbacks.actions.swapped_weights",
     "callbacks.actions.trainable",

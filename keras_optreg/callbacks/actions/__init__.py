@@ -9,6 +9,7 @@ from keras_optreg.callbacks.actions.gradual_unfreezing import GradualUnfreezing
 from keras_optreg.callbacks.actions.keep_best import KeepBest
 from keras_optreg.callbacks.actions.learning_rate_decay import LearningRateDecay
 from keras_optreg.callbacks.actions.magnitude_pruning import MagnitudePruning
+from keras_optreg.callbacks.actions.nan_guard import NaNGuard
 from keras_optreg.callbacks.actions.parameter_schedule import ParameterSchedule
 from keras_optreg.callbacks.actions.penalty_schedule import PenaltySchedule
 from keras_optreg.callbacks.actions.reduce_lr_on_plateau import ReduceLROnPlateau
@@ -24,6 +25,7 @@ __all__ = [
     "KeepBest",
     "LearningRateDecay",
     "MagnitudePruning",
+    "NaNGuard",
     "ParameterSchedule",
     "PenaltySchedule",
     "ReduceLROnPlateau",

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
 from keras_optreg.bounds import NON_NEGATIVE, Interval, check
 from keras_optreg.callbacks.actions.live_parameter import LiveParameter
 from keras_optreg.callbacks.actions.monitored import Monitored
+from keras_optreg.callbacks.actions.rates import check_settable, multiply_rate, rate_of
 from keras_optreg.introspection import averaging_optimizers, updating_optimizers
 
 
@@ -120,14 +119,7 @@ class ReduceLROnPlateau(Monitored):
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
-        for optimizer in updating_optimizers(self.model):
-            if not _has_number(optimizer) and not hasattr(optimizer, "scale_rate"):
-                kind = type(optimizer)
-                raise TypeError(
-                    f"ReduceLROnPlateau cannot set the learning rate of {kind.__module__}.{kind.__name__}, which "
-                    "follows a schedule of its own. Give the optimizer a number, or use the optimizer of the same name "
-                    "in keras_optreg.optimizers, where the schedule is scaled."
-                )
+        check_settable("ReduceLROnPlateau", self.model)
         owners = [o for o in updating_optimizers(self.model) if getattr(o, "owns_iterate", False)]
         if self.restore_best_weights and (owners := [*owners, *averaging_optimizers(self.model)]):
             raise ValueError(
@@ -161,7 +153,7 @@ class ReduceLROnPlateau(Monitored):
         logs = {} if logs is None else logs
         optimizers = updating_optimizers(self.model)
         for optimizer in optimizers:
-            logs["learning_rate" if len(optimizers) == 1 else f"learning_rate_{optimizer.name}"] = _rate(optimizer)
+            logs["learning_rate" if len(optimizers) == 1 else f"learning_rate_{optimizer.name}"] = rate_of(optimizer)
         value = self._value(epoch, logs)
         if value is None:
             return
@@ -176,27 +168,16 @@ class ReduceLROnPlateau(Monitored):
             self.wait += 1
             if self.wait >= self.patience and any([self._reduce(optimizer) for optimizer in optimizers]):
                 self.cooldown_counter, self.wait = self.cooldown, 0
-                self.reductions = [*self.reductions, (epoch, _rate(optimizers[0]))]
+                self.reductions = [*self.reductions, (epoch, rate_of(optimizers[0]))]
                 self._is_to_restore = self.best_weights is not None
-                self._say(f"Epoch {epoch + 1}: reducing the learning rate to {_rate(optimizers[0]):.4g}.")
+                self._say(f"Epoch {epoch + 1}: reducing the learning rate to {rate_of(optimizers[0]):.4g}.")
 
     def _reduce(self, optimizer: Any) -> bool:
-        rate = _rate(optimizer)
+        rate = rate_of(optimizer)
         if rate <= np.float32(self.min_lr):  # as precise as the rate
             return False
         reduced = max(rate * self.factor, self.min_lr)
-        if _has_number(optimizer):
-            optimizer.learning_rate = reduced
-        else:
-            optimizer.scale_rate(optimizer.rate_scale() * reduced / rate)
+        multiply_rate(optimizer, reduced / rate)
         if self._decay is not None and optimizer in self._decay.optimizers:
             self._decay.set(optimizer, optimizer.live.number("weight_decay") * reduced / rate)
         return True
-
-
-def _rate(optimizer: Any) -> float:
-    return float(ops.convert_to_numpy(optimizer.learning_rate))
-
-
-def _has_number(optimizer: Any) -> bool:
-    return isinstance(optimizer.learning_rate, keras.Variable)

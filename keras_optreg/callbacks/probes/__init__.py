@@ -6,6 +6,7 @@ from keras_optreg.callbacks.probes.gradient_norm import GradientNorm
 from keras_optreg.callbacks.probes.gradients import Gradients
 from keras_optreg.callbacks.probes.learning_rate import LearningRate
 from keras_optreg.callbacks.probes.logs import Logs, TrainValidationGap
+from keras_optreg.callbacks.probes.non_finite import NonFiniteGradients
 from keras_optreg.callbacks.probes.probe import Probe
 from keras_optreg.callbacks.probes.resources import Memory, StepTime
 from keras_optreg.callbacks.probes.weights import Penalties, UpdateRatio, WeightNorm, Weights, ZeroFraction
@@ -19,6 +20,7 @@ __all__ = [
     "LearningRate",
     "Logs",
     "Memory",
+    "NonFiniteGradients",
     "Penalties",
     "Probe",
     "StepTime",

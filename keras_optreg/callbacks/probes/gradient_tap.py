@@ -64,8 +64,30 @@ class Sums:
         self.variables[0].assign([float(on)] + [0.0] * len(self.positions))
 
 
+class NonFinite:
+    """Remembers which gradients were not finite in the first step that had such: [on, a flag for each weight]."""
+
+    def __init__(self, optimizer: Any, shapes: Sequence[Any]):
+        self.num_weights = len(shapes)
+        self.variables = [_variable(optimizer, (1 + self.num_weights,), "non_finite_gradients")]
+
+    def added(self, values: list[Any], gradients: Gradients) -> list[Any]:
+        """The variables' values after one more step."""
+        [state] = values
+        fine = [ops.all(ops.isfinite(gradients[i])) if i in gradients else True for i in range(self.num_weights)]
+        flags = 1.0 - ops.stack([ops.cast(each, "float32") for each in (True, *fine)])
+        return [ops.where(ops.any(state[1:] > 0), state, state + flags)]
+
+    def switch(self, on: bool) -> None:
+        """Begin with nothing, or end."""
+        self.variables[0].assign([float(on)] + [0.0] * self.num_weights)
+
+
 def _variable(optimizer: Any, shape: Any, name: str) -> Any:
     return optimizer.add_variable(shape, dtype="float32", name=name, aggregation="only_first_replica")
+
+
+Listener = Norms | Sums | NonFinite
 
 
 class GradientTap:
@@ -86,7 +108,7 @@ class GradientTap:
         self.optimizer = inner_optimizer(model)
         self._positions = {id(w): i for i, w in enumerate(model.trainable_variables)}
         self._shapes = [tuple(w.shape) for w in model.trainable_variables]
-        self._listeners: list[Norms | Sums] = []
+        self._listeners: list[Listener] = []
         self._apply = self.optimizer.apply
         if not outer.built:
             outer.build(model.trainable_variables)  # the tap's variable must come after the optimizer's own
@@ -109,11 +131,15 @@ class GradientTap:
         """A new listener for the gradients of the weights at these positions."""
         return self._joined(Sums(self.optimizer, self._shapes, positions))
 
+    def non_finite(self) -> NonFinite:
+        """A new listener for gradients that are not finite."""
+        return self._joined(NonFinite(self.optimizer, self._shapes))
+
     def _joined(self, listener: Any) -> Any:
         self._listeners.append(listener)
         return listener
 
-    def leave(self, listener: Norms | Sums) -> None:
+    def leave(self, listener: Listener) -> None:
         """Take the listener's variables away, and with the last one the tap."""
         self._untrack(listener)
         self._listeners = [each for each in self._listeners if each is not listener]
@@ -137,7 +163,7 @@ class GradientTap:
             return  # the optimizer says what is wrong
         replicated, grads = _sum_over_replicas([g for _, g in found])
 
-        def added(listener: Norms | Sums, values: list[Any]) -> list[Any]:
+        def added(listener: Listener, values: list[Any]) -> list[Any]:
             scale = self.optimizer.loss_scale_factor
             dense = [_dense(g) / scale if scale else _dense(g) for g in grads]
             return listener.added(values, {place: g for (place, _), g in zip(found, dense, strict=True)})
@@ -171,7 +197,7 @@ class GradientTap:
                 for variable in listener.variables:
                     self.optimizer._track_variable(variable)
 
-    def _untrack(self, listener: Norms | Sums) -> None:
+    def _untrack(self, listener: Listener) -> None:
         # Keras has no public way to take a variable from an optimizer; its own learning-rate setter uses this one.
         for variable in listener.variables:
             self.optimizer._untrack_variable(variable)
