@@ -108,9 +108,21 @@ class _LossTap:
             self._model._metrics[:] = kept
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        loss = self._compute_loss(*args, **kwargs)
-        penalties = [ops.cast(w.regularizer(w), "float32") for w in _penalized(self._model)]
-        penalty = sum(penalties, ops.zeros(()))
+        # What Keras adds to the loss is noted where it does so: computing it anew would read all weights once more.
+        noted: list[list[Any]] = []
+        compute = self._model._get_regularization_losses
+
+        def noting() -> list[Any]:
+            noted.append(compute())
+            return noted[-1]
+
+        put_back = stand_in(self._model, "_get_regularization_losses", noting)
+        try:
+            loss = self._compute_loss(*args, **kwargs)
+        finally:
+            put_back()
+        penalties = noted[-1] if noted else [w.regularizer(w) for w in _penalized(self._model)]
+        penalty = sum((ops.cast(each, "float32") for each in penalties), ops.zeros(()))
         # The weight of a batch in the mean is its size, as in Keras's own mean of the loss. A `train_step` of one's own
         # need not pass x; what it passes is as long.
         batches = [each for each in keras.tree.flatten([args, list(kwargs.values())]) if getattr(each, "ndim", None)]
