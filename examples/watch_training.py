@@ -51,9 +51,7 @@ def train(strength: float, log_dir: Path, epochs: int) -> None:
 
     shutil.rmtree(log_dir, ignore_errors=True)
     stopping = callbacks.EarlyStopping("val_loss", patience=4, restore_best_weights=True)
-    board = callbacks.TensorBoard(
-        log_dir, histograms=True, hparams={"batch_size": 100, "strength": strength}, watch=[stopping]
-    )
+    board = callbacks.TensorBoard(log_dir, histograms=True, hparams={"batch_size": 100, "strength": strength})
     probes = [callbacks.Gradients(select.kernels()), callbacks.Activations(x_val[:200]), callbacks.DeadUnits(x_val)]
     monitor = callbacks.Monitor([*probes, callbacks.StepTime(100), callbacks.Memory()], [board.writers[0]])
     watching = [monitor, Filters(board.writers[0]), stopping, board]

@@ -18,7 +18,7 @@ import pytest
 from keras import layers
 from PIL import Image
 
-from keras_optreg.callbacks import LearningRateDecay, TensorBoard
+from keras_optreg.callbacks import Action, LearningRateDecay, TensorBoard
 from keras_optreg.callbacks.writers import TensorBoardWriter
 from keras_optreg.schedules import StepDecay
 
@@ -73,30 +73,28 @@ def ask(address, what, posted=None, **query):
         return json.load(answer)
 
 
-class Said(keras.callbacks.Callback):
-    """Says in its first epoch, which is the third of the run, that it is enough."""
+class Said(Action):
+    """Stands behind TensorBoard in the list, in the second fit, whose epoch is the third of the run."""
 
-    said = None
+    def reset(self):
+        self.said = None
 
     def on_epoch_end(self, epoch, logs=None):
         self.said = "It is **enough**."
 
-    def report(self):
+    def outcome(self):
         return self.said
 
 
 def test_a_run_is_read_back_over_http(tmp_path):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2, kernel_regularizer="l2"), layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
-    said = Said()
-    board = TensorBoard(
-        *(tmp_path / "run",), norms_every=2, histograms=True, hparams={"batch_size": 3, "tuned": True}, watch=[said]
-    )
+    board = TensorBoard(tmp_path / "run", norms_every=2, histograms=True, hparams={"batch_size": 3, "tuned": True})
     decay = LearningRateDecay(StepDecay(0.1, 0.5, 1))
     options = dict(batch_size=3, validation_split=0.25, verbose=0, callbacks=[decay, board])
     first = model.fit(X, Y, epochs=2, **options).history
     second = model.fit(
-        X, Y, epochs=1, callbacks=[*options.pop("callbacks"), said], **options
+        X, Y, epochs=1, callbacks=[*options.pop("callbacks"), Said()], **options
     ).history  # goes on counting
     picture = np.linspace(0, 1, 12).reshape(3, 4)
     board.writers[0].write_image(9, "kernel", picture)
@@ -242,7 +240,7 @@ folder, x = sys.argv[1], np.ones((4, 3))
 model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1, "relu", kernel_regularizer="l2")])
 model.compile(keras.optimizers.SGD(schedules.CosineDecay(0.1, 9)), "mse")
 stopping = callbacks.EarlyStopping("loss", patience=1)
-board = callbacks.TensorBoard(folder, norms_every=1, histograms=True, hparams={"batch_size": 4}, watch=[stopping])
+board = callbacks.TensorBoard(folder, norms_every=1, histograms=True, hparams={"batch_size": 4})
 memory = callbacks.MemoryWriter()
 names = [name for name in callbacks.probes.__all__ if name not in ("Probe", "Logs", "TrainValidationGap")]
 own = [getattr(callbacks.probes, name) for name in names]

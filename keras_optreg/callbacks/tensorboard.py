@@ -1,6 +1,6 @@
 """A run as TensorBoard shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_optreg.callbacks.actions.action import outcomes_of
 from keras_optreg.callbacks.direction import direction
 from keras_optreg.callbacks.monitor import Monitor
 from keras_optreg.callbacks.probes import (
@@ -57,9 +58,9 @@ class TensorBoard(keras.callbacks.Callback):
     - with `histograms`, per epoch and weight: `weights/<path>`.
 
     And for the run as a whole: the charts of CUSTOM SCALARS, in order; as TEXT the weights with their penalties, the
-    optimizer, and what the callbacks in `watch` report, such as why training stopped; in HPARAMS the optimizer, its
-    rate, decay and schedule, the penalties, epochs, steps an epoch and number of weights, and what `hparams` adds, with
-    the last value of each metric.
+    optimizer, and under `events` what came of the actions of the fit, such as why training stopped; in HPARAMS the
+    optimizer, its rate, decay and schedule, the penalties, epochs, steps an epoch and number of weights, and what
+    `hparams` adds, with the last value of each metric.
 
     It is made of `Monitor`s; for other measures or intervals, put a `Monitor` with a `TensorBoardWriter` beside it.
 
@@ -69,18 +70,16 @@ class TensorBoard(keras.callbacks.Callback):
         norms_every: Updates between two measurements of norms; 0 for none.
         histograms: Write histograms of the weights.
         hparams: What else the run was made with, by name: numbers, strings, booleans. All runs should name the same.
-        watch: Callbacks with a method `report()`, which returns a sentence or None, such as `EarlyStopping`. Keras does
-            not tell a callback which others there are.
 
     Raises:
         OSError: Before training starts, when the directory cannot be written.
-        TypeError: For hyper-parameters of another kind, and callbacks that report nothing.
+        TypeError: For hyper-parameters of another kind.
         ValueError: When an interval is not a number of steps.
 
     Example:
         ```python
         stopping = EarlyStopping("val_loss", patience=3)
-        board = TensorBoard("logs/run1", hparams={"batch_size": 32}, watch=[stopping])
+        board = TensorBoard("logs/run1", hparams={"batch_size": 32})
         model.fit(x, y, validation_split=0.1, epochs=20, callbacks=[stopping, board])
         # in a shell: tensorboard --logdir logs
         ```
@@ -93,7 +92,6 @@ class TensorBoard(keras.callbacks.Callback):
         norms_every: int = 10,
         histograms: bool = False,
         hparams: Mapping[str, float | str | bool] | None = None,
-        watch: Sequence[Any] = (),
     ):
         super().__init__()
         for name, value in (hparams or {}).items():
@@ -102,15 +100,8 @@ class TensorBoard(keras.callbacks.Callback):
                     "TensorBoard takes numbers, strings and booleans as `hparams`. "
                     f"Received: hparams[{name!r}]={value!r}; write it as text, perhaps: str(...)."
                 )
-        for each in watch:
-            if not callable(getattr(each, "report", None)):
-                raise TypeError(
-                    "TensorBoard watches callbacks that have a method `report()`, which returns a sentence or None, "
-                    f"such as EarlyStopping. Received: watch=[..., {each!r}]"
-                )
         self.log_dir = Path(log_dir)
         self.hparams = dict(hparams or {})
-        self.watch = list(watch)
         train, validation = TensorBoardWriter(self.log_dir / "train"), TensorBoardWriter(self.log_dir / "validation")
         self._run = TensorBoardWriter(self.log_dir)
         self.writers = [train, validation, self._run]
@@ -124,7 +115,6 @@ class TensorBoard(keras.callbacks.Callback):
             self._monitors.append(Monitor([Weights()], [train]))
         self._next_epoch = 0
         self._is_described = self._is_judged = False
-        self._reported: dict[int, str | None] = {}
 
     def set_params(self, params: Any) -> None:
         super().set_params(params)
@@ -183,12 +173,12 @@ class TensorBoard(keras.callbacks.Callback):
         if not self._is_judged:  # the metrics are known now
             self._run.write_hyperparameters({**self._hyperparameters, **self.hparams}, metrics)
             self._is_judged = True
-        self._report(number)
         for writer in self.writers:
             writer.flush()
 
     def on_train_end(self, logs=None):
-        self._report(max(self._next_epoch - 1, 0))
+        for name, sentence in outcomes_of(self.model).items():
+            self._run.write_text(max(self._next_epoch - 1, 0), f"events/{name}", sentence)
         for part in (*self._monitors, *self.writers):
             part.close() if isinstance(part, TensorBoardWriter) else part.on_train_end(logs)
 
@@ -202,10 +192,3 @@ class TensorBoard(keras.callbacks.Callback):
         self._run.write_text(0, "model", weights_table(model).markdown())
         self._run.write_text(0, "optimizer", optimizer_table(model).markdown())
         self._run.flush()
-
-    def _report(self, epoch: int) -> None:
-        for callback in self.watch:
-            said = callback.report()
-            if said and said != self._reported.get(id(callback)):
-                self._run.write_text(epoch, f"events/{type(callback).__name__}", said)
-            self._reported[id(callback)] = said

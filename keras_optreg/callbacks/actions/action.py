@@ -36,10 +36,6 @@ class Action(keras.callbacks.Callback):
         """Forget the last training."""
         raise NotImplementedError
 
-    def report(self) -> str | None:
-        """A sentence about what it did, for the record of a run (`TensorBoard(watch=[...])`); None for nothing."""
-        return None
-
     def state_dict(self) -> dict[str, Any]:
         """What must be kept to go on later as if never stopped."""
         return {name: copy(getattr(self, name)) for name in self.state}
@@ -60,7 +56,7 @@ class Action(keras.callbacks.Callback):
         self._resumed = True
 
     def outcome(self) -> str | None:
-        """What came of the last training, as a sentence; None where there is nothing to say."""
+        """What came of the last training, as a sentence (which TensorBoard shows); None for nothing to say."""
         return None
 
     def on_train_begin(self, logs=None):

@@ -159,9 +159,6 @@ class EarlyStopping(Monitored):
 
     # -------------------------------------------------------------- when
 
-    def report(self) -> str | None:
-        return self.stop_reason
-
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self.stopped_epoch, self.stop_reason = 0, None  # of this training, also where it goes on from a state
