@@ -199,7 +199,7 @@ def test_the_best_weights_are_averages():
 
 def test_other_optimizers_are_told_what_there_is_for_them():
     model = linear(SGD(0.1))
-    with pytest.raises(TypeError, match="SGD has no average to evaluate.*SwapEMAWeights"):
+    with pytest.raises(TypeError, match="SGD has no average to evaluate.*WeightAveraging"):
         fit(model, 1, [EvaluateAtAverage()])
     with pytest.raises(ValueError, match="ScheduleFreeSGD averages the weights itself"):
         ScheduleFreeSGD(0.1, use_ema=True)

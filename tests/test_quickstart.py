@@ -70,7 +70,7 @@ def test_short_run_leaves_a_picture_numbers_and_logs(short_run):
         assert run["gap"] == pytest.approx(run["train"] - run["validation"])
         assert len(run["curves"]["accuracy"]) == run["epochs"] == 1
     logged = {path.parent.relative_to(out / "logs") for path in (out / "logs").rglob("events.out.tfevents.*")}
-    assert len(logged) == 2 * len(arms)  # train and validation
+    assert len(logged) == 3 * len(arms)  # the run with its settings, train and validation
 
 
 def _run(gap=4.0, validation=80.0, zeros=10.0, epochs=20):
