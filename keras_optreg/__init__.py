@@ -18,8 +18,9 @@ except ModuleNotFoundError as _error:
         "Keras takes the backend from the environment variable KERAS_BACKEND, by default tensorflow."
     ) from _error
 
-from keras_optreg import bounds, callbacks, constraints, optimizers, regularizers, schedules, select
+from keras_optreg import bounds, callbacks, constraints, diagnosis, optimizers, regularizers, schedules, select
 from keras_optreg.check import check
+from keras_optreg.diagnosis import diagnose
 from keras_optreg.regularizers import attach, detach, report, transfer
 from keras_optreg.summary import summary
 
@@ -30,6 +31,8 @@ __all__ = [
     "check",
     "constraints",
     "detach",
+    "diagnose",
+    "diagnosis",
     "optimizers",
     "regularizers",
     "report",

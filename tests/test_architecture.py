@@ -10,7 +10,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Everyone may import these; they import nothing of the package but each other.
 GROUND = {"bounds", "introspection", "live_numbers", "projections", "saving", "select", "table", "typing"}
-FAMILIES = {"optimizers", "regularizers", "constraints", "schedules", "callbacks"}
+FAMILIES = {"optimizers", "regularizers", "constraints", "schedules", "callbacks", "diagnosis"}
 # Within a family: the machine, its parts and the mathematics that components share.
 SHARED = {
     "optimizers.rule_optimizer",
@@ -63,6 +63,8 @@ SHARED = {
     "callbacks.probes.gradient_tap",
     "callbacks.probes.replicas",
     "callbacks.writers.writer",
+    "diagnosis.recorded",
+    "diagnosis.rule",
 }
 # Files above the components of their family, with what lifts them there.
 ABOVE = {
@@ -72,6 +74,7 @@ ABOVE = {
     "regularizers.to_keras": "knows which of our penalties Keras has too",
     "schedules.combinators": "makes schedules of schedules; a warmup is a line joined to another",
     "callbacks.tensorboard": "a preset: the probes and the writer that belong together",
+    "diagnosis.diagnose": "has the list of all rules",
 }
 # Imports between components that are right all the same.
 ALLOWED = {

@@ -14,9 +14,9 @@ import keras_optreg as kor
 from keras_optreg.regularizers import PenaltyRegularizer
 
 ROOT = Path(__file__).parents[1]
-CATALOG, MIGRATION, REGULARIZERS, SCHEDULES, TENSORBOARD = (
+CATALOG, DIAGNOSIS, MIGRATION, REGULARIZERS, SCHEDULES, TENSORBOARD = (
     (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    for page in ("catalog", "migration", "regularizers", "schedules", "tensorboard")
+    for page in ("catalog", "diagnosis", "migration", "regularizers", "schedules", "tensorboard")
 )
 FIRST, *EXAMPLES = re.findall(r"```python\n(.*?)```", REGULARIZERS, flags=re.S)
 
@@ -26,7 +26,7 @@ def tool(monkeypatch):
     """tools/update_docs.py, which imports its neighbour."""
     monkeypatch.syspath_prepend(ROOT / "tools")
     yield importlib.import_module("update_docs")
-    for module in ("update_docs", "update_readme"):
+    for module in ("update_docs", "update_readme", "diagnosis_runs"):
         sys.modules.pop(module, None)
 
 
@@ -40,6 +40,7 @@ def test_the_pages_are_the_generated_ones(tool):
     assert tool.migration(MIGRATION) == MIGRATION, "run: python tools/update_docs.py"
     assert tool.regularizers(REGULARIZERS) == REGULARIZERS, "run: python tools/update_docs.py"
     assert tool.schedules(SCHEDULES) == SCHEDULES, "run: python tools/update_docs.py"
+    assert tool.diagnosis(DIAGNOSIS) == DIAGNOSIS, "run: python tools/update_docs.py"
 
 
 def test_a_script_moves_here_in_three_lines(tool):
@@ -54,8 +55,8 @@ def test_a_script_moves_here_in_three_lines(tool):
 
 @pytest.mark.parametrize(
     "page",
-    [CATALOG, MIGRATION, REGULARIZERS, SCHEDULES, TENSORBOARD],
-    ids=["catalog", "migration", "regularizers", "schedules", "tensorboard"],
+    [CATALOG, DIAGNOSIS, MIGRATION, REGULARIZERS, SCHEDULES, TENSORBOARD],
+    ids=["catalog", "diagnosis", "migration", "regularizers", "schedules", "tensorboard"],
 )
 def test_links_exist(page):
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", page) if "://" not in target]
@@ -242,6 +243,20 @@ def test_examples_of_watching_run_one_after_another(tmp_path, monkeypatch):
     kernel = next(name for name in values if name.startswith("weights/") and "kernel" in name)
     assert values[kernel][0].sum() > 0
     assert {f"{kernel}/min", f"{kernel}/mean", f"{kernel}/max"} <= set(numbers)
+
+
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run_functions_eagerly`:UserWarning")
+@pytest.mark.usefixtures("run_op_by_op")
+def test_examples_of_diagnosis_run_one_after_another(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x, y = images()
+    names = {"model": some_model(), "x": x, "y": y, "x_val": x[:4], "y_val": y[:4]}
+    names["model"].compile("sgd", "sparse_categorical_crossentropy")
+    for code in re.findall(r"```python\n(.*?)```", DIAGNOSIS, flags=re.S):
+        exec(compile(code.replace("epochs=20", "epochs=2"), "docs/diagnosis.md", "exec"), names)
+    assert "Looked for: learning rate too high, exploding gradients" in capsys.readouterr().out
+    assert "dead units" in names["diagnosis"].looked_for
+    assert not names["diagnosis"].not_looked_for
 
 
 def test_all_tags_are_in_the_table():

@@ -1,5 +1,5 @@
 """Write the generated parts of the documentation: docs/catalog.md, the edited lines in docs/migration.md, the captions
-and costs in docs/regularizers.md, the numbers in docs/schedules.md.
+and costs in docs/regularizers.md, the numbers in docs/schedules.md, the rules and trainings in docs/diagnosis.md.
 
 python tools/update_docs.py
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import diagnosis_runs
 import update_readme
 
 import keras_optreg as kor
@@ -23,6 +24,7 @@ CATALOG = ROOT / "docs" / "catalog.md"
 MIGRATION = ROOT / "docs" / "migration.md"
 REGULARIZERS = ROOT / "docs" / "regularizers.md"
 SCHEDULES = ROOT / "docs" / "schedules.md"
+DIAGNOSIS = ROOT / "docs" / "diagnosis.md"
 PICTURES = ROOT / "docs" / "images" / "regularizers"
 COSTS = ROOT / "benchmarks" / "results" / "penalty_cost.jsonl"
 PAIRS = ROOT / "tests" / "migration"
@@ -276,7 +278,39 @@ def schedules(text: str) -> str:
     return update_readme.fill(text, parts, "docs/schedules.md")
 
 
+# ------------------------------------------------------------------ docs/diagnosis.md
+
+
+def diagnosis(text: str) -> str:
+    """The page, with its table of rules and what the recorded trainings show."""
+    rules = ["| fault | is named where | source |", "|---|---|---|"]
+    for rule in kor.diagnosis.RULES:
+        rules.append(f"| {rule.name} | {_cell(inspect.getdoc(rule) or '')} | {_cell(rule.source)} |")
+    runs = {name: [kor.diagnose(run) for run in those] for name, those in diagnosis_runs.recorded().items()}
+    sections = []
+    for fault, trainings in diagnosis_runs.FAULTS.items():
+        sections.append(f"### {fault[:1].upper()}{fault[1:]}\n")
+        for make in trainings:
+            first = next(finding for finding in runs[make.__name__][0] if finding.name == fault)
+            found = sum(fault in each for each in runs[make.__name__])
+            others = sorted({finding.name for each in runs[make.__name__] for finding in each} - {fault})
+            beside = f"; beside it in some: {', '.join(others)}" if others else ""
+            sections += [
+                f"{make.__doc__}\n",
+                f"![{fault}](images/diagnosis/{make.__name__}.png)\n",
+                f"> {first.evidence}\n>\n> What helps: {first.remedy}\n",
+                f"Found in {found} of {len(runs[make.__name__])}{beside}.\n",
+            ]
+    healthy = ["| training | faults found, in runs |", "|---|---|"]
+    for make in diagnosis_runs.HEALTHY:
+        those = runs[make.__name__]
+        healthy.append(f"| {make.__doc__} | {sum(bool(each.findings) for each in those)} of {len(those)} |")
+    parts = {"rules": rules, "trainings": sections, "healthy": healthy}
+    return update_readme.fill(text, {name: "\n".join(lines) for name, lines in parts.items()}, "docs/diagnosis.md")
+
+
 def main() -> None:
+    DIAGNOSIS.write_text(diagnosis(DIAGNOSIS.read_text(encoding="utf-8")), encoding="utf-8")
     SCHEDULES.write_text(schedules(SCHEDULES.read_text(encoding="utf-8")), encoding="utf-8")
     REGULARIZERS.write_text(regularizers(REGULARIZERS.read_text(encoding="utf-8")), encoding="utf-8")
     CATALOG.write_text(catalog(), encoding="utf-8")

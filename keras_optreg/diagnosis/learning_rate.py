@@ -1,0 +1,98 @@
+"""Steps that are too long or too short."""
+
+import numpy as np
+
+from keras_optreg.diagnosis.recorded import Curve, Recorded
+from keras_optreg.diagnosis.rule import EPOCHS, Rule, number
+
+
+class LearningRateTooHigh(Rule):
+    """The training loss is not finite, has risen or jumps; or updates were long and nothing was learned after them.
+
+    Any of: the loss of an epoch is NaN or infinite; at the end it is half above its best, or above the first epoch's;
+    in a third of the epochs it rose by 5 % and more, with a twentieth of it left; some update changed the weights by
+    more than 5 % of their norm, the first epoch's loss was a fifth above the last, and nothing was learned after it.
+    """
+
+    RISE, JUMP, SHARE, LEFT, RATIO, HIGH = 0.5, 0.05, 1 / 3, 0.05, 0.05, 1.2
+    name = "learning rate too high"
+    needs = (("loss",),)
+    remedy = "a rate smaller by 3 to 10; a warm-up (kor.schedules.warmup); clipping (global_clipnorm=1.0); NaNGuard."
+    source = (
+        'Bengio, "Practical recommendations for gradient-based training", 2012, section 3.1.1 (loss); Stanford '
+        "CS231n, notes on learning, 2015 (updates near 1e-3 of the weights)"
+    )
+
+    def evidence(self, run: Recorded) -> str | None:
+        loss = run.curves["loss"]
+        broken = np.flatnonzero(~np.isfinite(loss.values))
+        if broken.size:
+            return f"the training loss is {loss.values[broken[0]]} in {loss.where(broken[0])}."
+        if len(loss) < EPOCHS:
+            return None
+        return self._risen(loss) or self._jumping(loss) or self._thrown_up(loss, run.get("update_ratio"))
+
+    def _risen(self, loss: Curve) -> str | None:
+        best = int(np.argmin(loss.values))
+        first, lowest, last = loss.values[0], loss.values[best], loss.end
+        has_risen = best < len(loss) - 3 and last - lowest > self.RISE * abs(lowest)
+        if not has_risen and last <= first:
+            return None
+        return (
+            f"the training loss was {number(first)} in the first epoch, {number(lowest)} at its best "
+            f"({loss.where(best)}), and is {number(last)} at the end."
+        )
+
+    def _jumping(self, loss: Curve) -> str | None:
+        rises = int(np.sum(np.diff(loss.values) > self.JUMP * np.abs(loss.values[:-1])))
+        if rises < self.SHARE * (len(loss) - 1) or loss.end <= self.LEFT * loss.values[0]:
+            return None
+        return f"the training loss rose by {self.JUMP:.0%} and more in {rises} of {len(loss) - 1} epochs."
+
+    def _thrown_up(self, loss: Curve, ratio: Curve | None) -> str | None:
+        last = loss.end
+        if ratio is None or not loss.stands_still(0.02, 0.5) or loss.values[0] < self.HIGH * last:
+            return None
+        longest = int(np.argmax(ratio.values))
+        if ratio.values[longest] <= self.RATIO or last < self.SHARE * loss.values[1]:
+            return None
+        return (
+            f"the update at {ratio.where(longest)} changed the weights by {ratio.values[longest]:.0%} of their norm, "
+            f"where 0.1 % is usual; the loss was {number(loss.values[0])} in the first epoch and stands still at "
+            f"{number(last)}."
+        )
+
+
+class LearningRateTooLow(Rule):
+    """The training loss still falls at the pace of the beginning, and most of it is left.
+
+    The last third of the epochs brought half as much as the first third or more, more than half of the first epoch's
+    loss is left, and, where updates were measured, the median one changes the weights by less than 1e-3 of their norm.
+    """
+
+    PACE, LEFT, RATIO = 0.5, 0.5, 1e-3
+    name = "learning rate too low"
+    is_symptom = True
+    needs = (("loss",),)
+    remedy = (
+        "a rate larger by 3 to 10, or Adam in place of SGD; more epochs, if each step should stay as short as it is."
+    )
+    source = LearningRateTooHigh.source
+
+    def evidence(self, run: Recorded) -> str | None:
+        loss, ratio = run.of_data(), run.get("update_ratio")
+        if loss is None or len(loss) < EPOCHS or not loss.is_finite:
+            return None
+        values, third = loss.values, len(loss) // 3
+        early, late = values[0] - values[third], values[-1 - third] - values[-1]
+        if early <= 0 or late < self.PACE * early or values[-1] <= self.LEFT * values[0]:
+            return None
+        if ratio is not None and np.median(ratio.values) >= self.RATIO:
+            return None
+        told = (
+            f"; the median update changes the weights by {np.median(ratio.values):.1g} of their norm" if ratio else ""
+        )
+        return (
+            f"after {len(loss)} epochs the training loss has come from {number(values[0])} to {number(values[-1])} "
+            f"only, and the last third of them still brought {late / early:.0%} of what the first third did{told}."
+        )
