@@ -45,9 +45,11 @@ notebooks: $(VENV)/installed-notebooks
 check-notebooks: $(VENV)/installed-notebooks
 	$(PY) tools/build_notebooks.py --check
 
+# Opens every tab in a browser, fails when one is empty, and leaves the pictures of README and docs/tensorboard.md.
 # Needs Chromium or Chrome on the machine; the browser is found on PATH.
 screenshot: $(VENV)/installed-screenshot
 	$(PY) tools/tensorboard_screenshot.py
+	$(PY) tools/tensorboard_screenshot.py --tabs
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .ruff_cache
