@@ -7,6 +7,7 @@ from keras import layers
 
 from keras_optreg import optimizers, select
 from keras_optreg.callbacks import (
+    DataLoss,
     EvaluateAtAverage,
     FreezeBatchNorm,
     GradientNorm,
@@ -14,6 +15,8 @@ from keras_optreg.callbacks import (
     MemoryWriter,
     Monitor,
     ParameterSchedule,
+    UpdateRatio,
+    WeightNorm,
 )
 from keras_optreg.regularizers import L1
 
@@ -176,6 +179,49 @@ def test_it_goes_with_a_monitor_and_a_saved_model(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for one, other in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
         np.testing.assert_array_equal(keras.ops.convert_to_numpy(one), keras.ops.convert_to_numpy(other))
+
+
+@pytest.mark.parametrize(("first", "every"), [(True, 1), (True, "epoch"), (False, "epoch")])
+@pytest.mark.parametrize("mode", MODES, ids=str)
+def test_a_monitor_watches_a_layer_from_when_it_joins_wherever_it_stands(mode, first, every):
+    """Two monitors share the tap in the step; the gradients are those of the plain training, by hand."""
+
+    class Weigh(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            weights.append(self.model.get_weights())
+
+    def train(monitors):
+        model = two_layers(optimizers.SGD(0.1, momentum=0.9), **mode)
+        weights[:] = [model.get_weights()]
+        fit(model, 3, *(monitors if first else []), GradualUnfreezing(), *([] if first else monitors), Weigh())
+        assert not {"apply", "make_train_function", "compute_loss"} & {*vars(model), *vars(model.optimizer)}
+        assert len(model.optimizer.variables) == 4
+        return list(weights)
+
+    weights, memories = [], [MemoryWriter(), MemoryWriter()]
+    probes = [[GradientNorm(), UpdateRatio(), DataLoss()], [GradientNorm(), WeightNorm()]]
+    watched = train([Monitor(*each, every) for each in zip(probes, [[m] for m in memories], strict=True)])
+    plain = train([])
+    norms, moved = {"lower": [], "head": []}, []
+    for step, (lower, head) in enumerate(plain[:-1]):
+        x, y = (part[4 * (step % 2) : 4 * (step % 2) + 4] for part in (X, Y))
+        error = 2 / 4 * (x @ lower @ head - y)
+        norms["lower"].append(np.linalg.norm(x.T @ error @ head.T))
+        norms["head"].append(np.linalg.norm((x @ lower).T @ error))
+        moved.append(np.linalg.norm(plain[step + 1][0] - lower) / np.linalg.norm(lower))
+    for memory in memories:
+        for layer, begin in (("head", 0), ("lower", 2)):
+            steps, found = memory.history[f"gradient_norm/sequential/{layer}/kernel"]
+            expected = np.reshape(norms[layer][begin:], (-1, 1 if every == 1 else 2)).mean(axis=1)
+            assert steps == list(range(begin + (1 if every == 1 else 2), 7, 1 if every == 1 else 2))
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+    if every == 1:
+        steps, found = memories[0].history["update_ratio/sequential/lower/kernel"]
+        assert steps == [3, 4, 5, 6]
+        np.testing.assert_allclose(found, moved[2:], rtol=1e-3)
+    for one, other in zip(watched, plain, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)

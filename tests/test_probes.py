@@ -21,6 +21,8 @@ from keras_optreg.callbacks import (
     Monitor,
     Penalties,
     StepTime,
+    UpdateRatio,
+    WeightNorm,
     ZeroFraction,
 )
 from keras_optreg.regularizers import L1
@@ -90,6 +92,37 @@ def test_gradients_zeros_and_penalties_are_those_computed_by_hand(options, every
     penalties = [STRENGTH * np.abs(group[-1]["weights"][HIDDEN]).sum() for group in groups]
     np.testing.assert_allclose(history[f"penalty/{HIDDEN}"][1], penalties, rtol=2e-5)
     assert {name for name in history if name.startswith("penalty")} == {f"penalty/{HIDDEN}"}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("seen", [True, False])
+def test_weights_of_several_dtypes_that_numpy_sees_in_memory_and_such_that_it_does_not(dtype, seen, monkeypatch):
+    def on_a_gpu(tensor):
+        raise RuntimeError("Unsupported device in DLTensor.")
+
+    if not seen:
+        monkeypatch.setattr(np, "from_dlpack", on_a_gpu)
+    one, other = layers.Dense(300, dtype=dtype, name="one"), layers.Dense(200, use_bias=False, name="other")
+    model = keras.Sequential([keras.Input((250,)), one, other], name="net")
+    before = [np.where(RNG.random(w.shape) < 0.1, 0, RNG.normal(size=w.shape)) for w in model.trainable_variables]
+    model.set_weights(before)  # more than a block of numbers
+    before = [np.asarray(ops.convert_to_numpy(ops.cast(w, "float32")), "float64") for w in model.trainable_variables]
+    probes = [WeightNorm(), UpdateRatio(), ZeroFraction()]
+    for probe in probes:
+        probe.start(model)
+        probe.prepare(model)
+    for w in model.trainable_variables:
+        w.assign(1.5 * w)  # zeros stay
+    measured = {name: value for probe in probes for name, value in probe.measure(model, {}).items()}
+    after = [np.asarray(ops.convert_to_numpy(ops.cast(w, "float32")), "float64") for w in model.trainable_variables]
+    for w, a, b in zip(model.trainable_variables, after, before, strict=True):
+        size = max(np.linalg.norm(b), 1e-3 * b.size**0.5)
+        assert measured[f"weight_norm/{w.path}"] == pytest.approx(np.linalg.norm(a), rel=1e-5)
+        assert measured[f"update_ratio/{w.path}"] == pytest.approx(np.linalg.norm(a - b) / size, rel=1e-5)
+        assert measured[f"zero_fraction/{w.path}"] == (a == 0).mean()
+    everything = np.concatenate([a.ravel() for a in after])
+    assert measured["weight_norm"] == pytest.approx(np.linalg.norm(everything), rel=1e-5)
+    assert measured["zero_fraction"] == (everything == 0).mean()
 
 
 def test_between_measured_steps_gradients_are_not_taken_and_afterwards_nothing_is_left():

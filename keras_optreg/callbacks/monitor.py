@@ -26,7 +26,8 @@ class Monitor(keras.callbacks.Callback):
 
     Everything that probes put into the model or the optimizer is gone when `fit` ends, or, after a `fit` that was
     interrupted, when the next one begins, with or without a monitor. It is left out of files saved meanwhile. A fit
-    with gradient or loss probes compiles its train function anew.
+    with gradient or loss probes compiles its train function anew. When `GradualUnfreezing` or `FreezeBatchNorm` changes
+    which weights train, the probes start anew with those that do from then on.
 
     Args:
         probes: What to measure.
@@ -67,23 +68,35 @@ class Monitor(keras.callbacks.Callback):
         for writer in self.writers:
             writer.open()
             writer.start_after(int(_host(model.optimizer.iterations)))
+        self._due = False
         if model.built:
             self._start(model)
-        self._due = False
         self._length = model.steps_per_execution
         self._accumulated = inner_optimizer(model).gradient_accumulation_steps or 1
 
     def _start(self, model: Any) -> None:
         self._watched, self._compiled_anew = model, False
         _Watch.on(model).join(self)
-        self._compiled_anew = any([probe.start(model) for probe in self.probes])  # all, not until the first True
+        self.start_probes()
         if self._compiled_anew:
             _compile_anew(model)
+
+    def start_probes(self) -> None:
+        """Put the probes into the model; one that is to measure already measures from here on."""
+        self._compiled_anew |= any([probe.start(self._watched) for probe in self.probes])  # all, not until a True
+        if self._due:
+            self._prepare(self._watched)
+
+    def stop_probes(self) -> None:
+        """Take the probes out of the model."""
+        for probe in self.probes:
+            probe.stop(self._watched)
 
     def on_epoch_begin(self, epoch, logs=None):
         model = self.model
         self._before = num_batches(inner_optimizer(model))
         if self.every == "epoch" and self._watched is not None:
+            self._due = True
             self._prepare(model)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -98,13 +111,15 @@ class Monitor(keras.callbacks.Callback):
         if self._watched is None:  # on TensorFlow, a model without an input shape is built in its first step
             self._start(self.model)
             if self.every == "epoch":
+                self._due = True
                 self._prepare(self.model)
-        elif self._due:
+        elif self._due and self.every != "epoch":
             self._due = False
             self._record(logs)
 
     def on_epoch_end(self, epoch, logs=None):
         if self.every == "epoch":
+            self._due = False
             self._record(logs)
 
     def on_train_end(self, logs=None):
@@ -115,8 +130,7 @@ class Monitor(keras.callbacks.Callback):
     def _stop(self) -> None:
         if self._watched is None:
             return
-        for probe in self.probes:
-            probe.stop(self._watched)
+        self.stop_probes()
         _Watch.on(self._watched).leave(self)
         if self._compiled_anew:
             _compile_anew(self._watched)
@@ -147,13 +161,15 @@ class Monitor(keras.callbacks.Callback):
 class _Watch:
     """The monitors whose probes are in a model; stands in front of `make_train_function`, with which each fit begins.
 
-    A monitor that is still there then was in a fit that was interrupted, and hears of its end now.
+    A monitor that is still there then was in a fit that was interrupted, and hears of its end now. Within a fit the
+    function is made anew when other weights train from now on: their probes start anew, before it is compiled.
     """
 
     def __init__(self, model: Any):
         self._model = model
         self._make_train_function = model.make_train_function
         self._monitors: list[Monitor] = []
+        self._trained = [id(w) for w in model.trainable_variables]
 
     @classmethod
     def on(cls, model: Any) -> "_Watch":
@@ -174,6 +190,12 @@ class _Watch:
         if not force:
             for monitor in list(self._monitors):
                 monitor.on_train_end()
+        elif self._trained != (trained := [id(w) for w in self._model.trainable_variables]):
+            self._trained = trained
+            for monitor in self._monitors:  # all leave first: they share the tap, which knows the weights by number
+                monitor.stop_probes()
+            for monitor in self._monitors:
+                monitor.start_probes()
         return self._make_train_function(force=force)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from math import prod
+from numbers import Real
 from typing import Any
 
 import keras
@@ -10,7 +11,9 @@ from keras import ops
 
 from keras_optreg import select
 from keras_optreg.bounds import POSITIVE, check
-from keras_optreg.callbacks.probes.probe import Probe
+from keras_optreg.callbacks.probes.probe import Probe, compiled
+
+_BLOCK = 2**15  # 128 KiB of float32: stays in the cache from one operation to the next
 
 
 def norm(tensor: Any) -> Any:
@@ -19,6 +22,8 @@ def norm(tensor: Any) -> Any:
 
 
 def _sum_of_squares(tensor: Any) -> Any:
+    if isinstance(tensor, np.ndarray):
+        return np.vdot(numbers := tensor.astype("float32", copy=False), numbers)
     tensor = ops.cast(tensor, "float32")
     if keras.config.backend() != "tensorflow":
         return ops.sum(ops.square(tensor))
@@ -27,9 +32,43 @@ def _sum_of_squares(tensor: Any) -> Any:
     return 2.0 * tf.nn.l2_loss(tensor)  # in one pass, where TensorFlow would store the squares first
 
 
+def _squared_distance(a: Any, b: Any) -> Any:
+    if not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return _sum_of_squares(a - b)
+    a, b = a.reshape(-1), b.reshape(-1)
+    return np.float32(sum(_sum_of_squares(a[i : i + _BLOCK] - b[i : i + _BLOCK]) for i in range(0, a.size, _BLOCK)))
+
+
+def _num_zeros(tensor: Any) -> Any:
+    if isinstance(tensor, np.ndarray):
+        return np.count_nonzero(tensor == 0)
+    return ops.sum(ops.cast(ops.equal(tensor, 0), "int32"))
+
+
+def _in_place(tensor: Any) -> Any:
+    """As NumPy sees it where it lies: a pass over it is several times as fast as eager operations, which store theirs.
+
+    On a GPU, over several devices or in bfloat16 NumPy cannot, and the tensor stays what it is.
+    """
+    try:
+        return np.from_dlpack(tensor)
+    except (BufferError, RuntimeError):
+        return tensor
+
+
+def _values(weights: Iterable[Any]) -> list[Any]:
+    return [_in_place(ops.stop_gradient(w.value)) for w in weights]
+
+
+def _on_host(numbers: list[Any]) -> np.ndarray:
+    """One number of each weight; those of tensors were computed where the tensors are, and come all at once."""
+    if all(isinstance(each, Real) for each in numbers):
+        return np.array(numbers)
+    return ops.convert_to_numpy(ops.stack(numbers))
+
+
 def _norms(tensors: Iterable[Any]) -> np.ndarray:
-    """The norm of each, on the host: computed where the tensors are, and brought over all at once."""
-    return np.sqrt(ops.convert_to_numpy(ops.stack([_sum_of_squares(tensor) for tensor in tensors])))
+    return np.sqrt(_on_host([_sum_of_squares(tensor) for tensor in tensors]))
 
 
 def _whole(norms: Any) -> float:
@@ -58,7 +97,7 @@ class WeightNorm(_WeightProbe):
 
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
         weights = self._weights(model)
-        norms = _norms(w.value for w in weights)
+        norms = _norms(_values(weights))
         each = {f"weight_norm/{select.path_of(w)}": float(n) for w, n in zip(weights, norms, strict=True)}
         return {"weight_norm": _whole(norms), **each}
 
@@ -94,12 +133,11 @@ class UpdateRatio(_WeightProbe):
         weights = self._weights(model)
         if self._before is None:
             return {}
-        changes = [ops.subtract(w.value, b) for w, b in zip(weights, self._before, strict=True)]
-        moved, before = np.split(_norms([*changes, *self._before]), 2)
+        after, before = _values(weights), [_in_place(b) for b in self._before]
+        moved = np.sqrt(_on_host([_squared_distance(a, b) for a, b in zip(after, before, strict=True)]))
+        sizes = np.maximum(_norms(before), [self.floor * prod(w.shape) ** 0.5 for w in weights])
         self._before = None
-        sizes = [max(float(b), self.floor * prod(w.shape) ** 0.5) for w, b in zip(weights, before, strict=True)]
-        ratios = [float(m) / size for m, size in zip(moved, sizes, strict=True)]
-        each = {f"update_ratio/{select.path_of(w)}": ratio for w, ratio in zip(weights, ratios, strict=True)}
+        each = {f"update_ratio/{select.path_of(w)}": float(r) for w, r in zip(weights, moved / sizes, strict=True)}
         return {"update_ratio": _whole(moved) / _whole(sizes), **each}
 
     def stop(self, model: Any) -> None:
@@ -131,9 +169,7 @@ class ZeroFraction(_WeightProbe):
 
     def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
         weights = self._weights(model)
-        zeros = ops.convert_to_numpy(
-            ops.stack([ops.sum(ops.cast(ops.equal(w.value, 0), "int32")) for w in weights])
-        ).tolist()
+        zeros = _on_host([_num_zeros(value) for value in _values(weights)]).tolist()
         sizes = [prod(w.shape) for w in weights]
         each = {
             f"zero_fraction/{select.path_of(w)}": n / size for w, n, size in zip(weights, zeros, sizes, strict=True)
@@ -151,9 +187,16 @@ class Penalties(_WeightProbe):
         on: Of which of the trainable weights, a selector; all of them when `None`. Those without penalty have no entry.
     """
 
-    def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
+    def start(self, model: Any) -> bool:
         penalized = [w for w in self._weights(model) if getattr(w, "regularizer", None) is not None]
-        if not penalized:
+        self._names = [f"penalty/{select.path_of(w)}" for w in penalized]
+        if penalized:
+            self._evaluate = compiled(
+                model, lambda: ops.stack([ops.cast(w.regularizer(w), "float32") for w in penalized])
+            )
+        return False
+
+    def measure(self, model: Any, logs: Mapping[str, float]) -> dict[str, Any]:
+        if not self._names:
             return {}
-        values = ops.convert_to_numpy(ops.stack([ops.cast(w.regularizer(w), "float32") for w in penalized]))
-        return {f"penalty/{select.path_of(w)}": value for w, value in zip(penalized, values.tolist(), strict=True)}
+        return dict(zip(self._names, ops.convert_to_numpy(self._evaluate()).tolist(), strict=True))
