@@ -52,7 +52,7 @@ def _in_place(tensor: Any) -> Any:
     """
     try:
         return np.from_dlpack(tensor)
-    except (BufferError, RuntimeError):
+    except (AttributeError, BufferError, RuntimeError, TypeError, ValueError):
         return tensor
 
 
