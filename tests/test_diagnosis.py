@@ -135,13 +135,8 @@ TABLE = [
     ),
     (
         diagnosis.LearningRateTooHigh,
-        {"loss": [1, 0.5, 0.53, 0.4, 0.43, 0.4, 0.4]},
-        {"loss": [1, 0.5, 0.53, 0.4, 0.41, 0.4, 0.4]},
-    ),
-    (
-        diagnosis.LearningRateTooHigh,
-        {"loss": flat(2.3, first=3), "update_ratio": [0.06, 1e-3]},
-        {"loss": flat(2.3, first=3), "update_ratio": [0.04, 1e-3]},
+        {"loss": [1, 0.5, 0.515, 0.4, 0.415, 0.4, 0.4]},
+        {"loss": [1, 0.5, 0.510, 0.4, 0.410, 0.4, 0.4]},
     ),
     (
         diagnosis.LearningRateTooLow,

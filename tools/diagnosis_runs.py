@@ -273,11 +273,11 @@ def healthy_rows(seed: int) -> Training:
 FAULTS: dict[str, tuple[Callable[[int], Training], ...]] = {
     "overfitting": (overfitting,),
     "underfitting": (underfitting,),
-    "learning rate too high": (diverging, jumping, thrown_out),
+    "learning rate too high": (diverging, jumping),
     "learning rate too low": (rate_too_low,),
     "vanishing gradients": (vanishing_gradients,),
     "exploding gradients": (exploding_with_depth, exploding_in_time),
-    "dead units": (dead_units, dead_units_by_start),
+    "dead units": (dead_units, dead_units_by_start, thrown_out),
     "dominating penalty": (dominating_penalty, dominating_l1),
     "plateau": (plateau, plateau_of_noise),
 }
