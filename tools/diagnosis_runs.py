@@ -120,9 +120,9 @@ def small(data: Data, optimizer: Any, units: int = 64, activation: Any = "relu")
 
 
 def overfitting(seed: int) -> Training:
-    """Two hidden layers of 128 units, 200 images, 60 epochs of Adam(1e-3)."""
+    """Two hidden layers of 128 units, 200 images, 30 epochs of Adam(1e-3)."""
     data = clothes(seed, size=200)
-    return Training(small(data, kor.optimizers.Adam(1e-3), units=128), data, epochs=60)
+    return Training(small(data, kor.optimizers.Adam(1e-3), units=128), data, epochs=30)
 
 
 def underfitting(seed: int) -> Training:
@@ -310,7 +310,7 @@ def packed(run: Recorded) -> dict[str, Any]:
     for name, curve in run.curves.items():
         if not LEFT_OUT.match(name):
             every = 10 if name == "learning_rate" and curve.unit == "step" else 1
-            values = [float(f"{value:.4g}") for value in curve.values[::every]]
+            values = [float(f"{value:.6g}") for value in curve.values[::every]]
             found[name] = [curve.unit, curve.at[::every].tolist(), values]
     return found
 

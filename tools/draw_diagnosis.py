@@ -36,7 +36,7 @@ def shares(axis: Any, run: Recorded, measure: str, kind: str) -> None:
         shown = path.removeprefix("sequential/") if i in (0, len(curves) - 1) else None
         colour = [GREY, BLUE][i == 0] if i < len(curves) - 1 else RED
         axis.plot(curve.at, curve.values, color=colour, lw=1.2, label=shown)
-    legend(axis)
+    legend(axis, loc="upper left", bbox_to_anchor=(0, 1.25), ncols=2)
 
 
 def measure(axis: Any, run: Recorded, fault: str) -> None:
@@ -62,6 +62,8 @@ def main() -> None:
     for fault, trainings in FAULTS.items():
         for make in trainings:
             run = runs[make.__name__][0]
+            if not np.isfinite(run.curves["loss"].values).any():
+                continue  # there is nothing to draw
             figure, (left, right) = panels(1, 1, height=1.7)
             losses(left, run, fault)
             measure(right, run, fault)

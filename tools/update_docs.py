@@ -295,9 +295,10 @@ def diagnosis(text: str) -> str:
             found = sum(fault in each for each in runs[make.__name__])
             others = sorted({finding.name for each in runs[make.__name__] for finding in each} - {fault})
             beside = f"; beside it in some: {', '.join(others)}" if others else ""
+            picture = f"images/diagnosis/{make.__name__}.png"
             sections += [
                 f"{make.__doc__}\n",
-                f"![{fault}](images/diagnosis/{make.__name__}.png)\n",
+                *([f"![{fault}]({picture})\n"] if (ROOT / "docs" / picture).exists() else []),
                 f"> {first.evidence}\n>\n> What helps: {first.remedy}\n",
                 f"Found in {found} of {len(runs[make.__name__])}{beside}.\n",
             ]
