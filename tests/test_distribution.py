@@ -37,7 +37,7 @@ def train(make):
     keras.utils.set_random_seed(1)
     tokens = keras.Input((3,), dtype="int32")
     model = keras.Sequential([tokens, layers.Embedding(7, 4), layers.Flatten(), layers.Dense(1)])
-    model.compile(make(), "mse")
+    model.compile(make(), "mse", run_eagerly=not tf.distribute.has_strategy())
     averages = hasattr(model.optimizer, "to_average")
     seen = model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, validation_data=(x, y),
                      callbacks=[EvaluateAtAverage()] if averages else [])
@@ -64,7 +64,7 @@ out["overflow"] = [float(model.get_weights()[0][0, 0]), int(keras.ops.convert_to
 def scheduled(*callbacks):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(1)])
-    model.compile(SGD(0.05, momentum=0.5), "mse", metrics=["mae"])
+    model.compile(SGD(0.05, momentum=0.5), "mse", metrics=["mae"], run_eagerly=not tf.distribute.has_strategy())
     momentum = ParameterSchedule("momentum", lambda t: 0.9 - 0.1 * t)
     history = model.fit(x / 7, y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[momentum, *callbacks])
     values = [np.ravel(w) for w in model.get_weights()] + [np.ravel(h) for h in history.history.values()]
