@@ -1,6 +1,7 @@
 """Every test starts from the same seeds and an empty Keras session; the backend is the one named by KERAS_BACKEND."""
 
 import os
+import warnings
 from collections import defaultdict
 from zlib import crc32
 
@@ -52,5 +53,7 @@ def run_op_by_op():
     import tensorflow as tf
 
     tf.config.run_functions_eagerly(True)
-    yield
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Even though the `tf.config", UserWarning)  # tf.data's functions stay graphs
+        yield
     tf.config.run_functions_eagerly(False)

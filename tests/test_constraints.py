@@ -458,6 +458,7 @@ def test_a_convolution_trains_with_radial_filters(jit_compile, rng):
     assert np.abs(numpy_of(layer.kernel) - on_rings(before)).max() > 1e-4  # the step, not the projection alone
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_model_keeps_its_constraints_when_saved_loaded_and_cloned(tmp_path):
     model = side_by_side(all_of_them())
     model.compile(kor.optimizers.SGD(0.5, momentum=0.9), "mse", jit_compile=False)

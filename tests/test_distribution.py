@@ -8,17 +8,26 @@ import numpy as np
 import pytest
 from stepping import BACKEND
 
-SCRIPT = """
-import json, sys
+# One process for all that follows, as starting TensorFlow takes its time. On one device the steps run eagerly.
+START = """
+import json
 import numpy as np, tensorflow as tf, keras
 from keras import layers
 from keras_optreg import select
 from keras_optreg.callbacks import EarlyStopping, EvaluateAtAverage, ParameterSchedule
 from keras_optreg.optimizers import SGD, Adam, Lookahead, Nadam, Partition, ScheduleFreeAdamW
-from keras_optreg.regularizers import L1, GroupLasso
+from keras_optreg.regularizers import L1, L2, L2SP, GroupLasso, attach, attach_activity
 
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+
+def compiled(model, optimizer, **options):
+    model.compile(optimizer, "mse", run_eagerly=not tf.distribute.has_strategy(), **options)
+    return model
+"""
+
+TRAINING = """
 rng = np.random.default_rng(0)
 x, y = rng.integers(0, 7, size=(16, 3)), rng.normal(size=(16, 1)).astype("float32")
 CASES = {
@@ -37,13 +46,12 @@ def train(make):
     keras.utils.set_random_seed(1)
     tokens = keras.Input((3,), dtype="int32")
     model = keras.Sequential([tokens, layers.Embedding(7, 4), layers.Flatten(), layers.Dense(1)])
-    model.compile(make(), "mse")
+    compiled(model, make())
     averages = hasattr(model.optimizer, "to_average")
-    seen = model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, validation_data=(x, y),
-                     callbacks=[EvaluateAtAverage()] if averages else [])
-    return [np.array(w) for w in model.get_weights()] + [np.array(seen.history["val_loss"])]
+    options = {"validation_data": (x, y), "callbacks": [EvaluateAtAverage()]} if averages else {}
+    seen = model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, **options)
+    return [np.array(w) for w in model.get_weights()] + [np.array(h) for h in seen.history.values()]
 
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 out = {}
 for name, make in CASES.items():
     alone = train(make)
@@ -64,7 +72,7 @@ out["overflow"] = [float(model.get_weights()[0][0, 0]), int(keras.ops.convert_to
 def scheduled(*callbacks):
     keras.utils.set_random_seed(1)
     model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(1)])
-    model.compile(SGD(0.05, momentum=0.5), "mse", metrics=["mae"])
+    compiled(model, SGD(0.05, momentum=0.5), metrics=["mae"])
     momentum = ParameterSchedule("momentum", lambda t: 0.9 - 0.1 * t)
     history = model.fit(x / 7, y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[momentum, *callbacks])
     values = [np.ravel(w) for w in model.get_weights()] + [np.ravel(h) for h in history.history.values()]
@@ -79,14 +87,6 @@ print("RESULT" + json.dumps(out))
 """
 
 PENALTIES = """
-import json
-import numpy as np, tensorflow as tf, keras
-from keras import layers
-from keras_optreg.optimizers import SGD
-from keras_optreg.regularizers import L1, L2, L2SP, attach, attach_activity
-
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2)
 rng = np.random.default_rng(0)
 x, y = rng.normal(size=(8, 3)).astype("float32"), rng.normal(size=(8, 1)).astype("float32")
 
@@ -97,8 +97,7 @@ def one_weight(penalty, optimizer):
         attach(model, penalty)
     if isinstance(penalty, L1):
         attach_activity(model, penalty, on=layers.Dense)
-    model.compile(optimizer, "mse")
-    return model
+    return compiled(model, optimizer)
 
 def train(penalty, in_update=False):
     model = one_weight(None, SGD(0.125, penalties=penalty)) if in_update else one_weight(
@@ -110,7 +109,6 @@ def train(penalty, in_update=False):
         found.append((model.get_weights()[0].ravel().tolist(), loss))
     return found
 
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 out = {"x": x.tolist(), "y": y.tolist()}
 for name, make, in_update in (
     ("L2", L2, False), ("L1 on weights and activities", L1, False), ("L2SP", L2SP, False), ("in the update", L1, True)):
@@ -122,16 +120,20 @@ print("RESULT" + json.dumps(out))
 """
 
 
-def result_of(script):
+def results_of(script):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
-    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
-    return json.loads(line.removeprefix("RESULT"))
+    return [json.loads(line.removeprefix("RESULT")) for line in done.stdout.splitlines() if line.startswith("RESULT")]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
 def test_two_replicas_equal_one_device():
-    differences = result_of(SCRIPT)
+    training, penalties = results_of(START + TRAINING + PENALTIES)
+    trained_as_on_one_device(training)
+    penalties_count_once_and_a_strength_that_is_set_acts_on_both(penalties)
+
+
+def trained_as_on_one_device(differences):
     weight, updates = differences.pop("overflow")
     scheduled, looked_at = differences.pop("scheduled")
     assert scheduled < 1e-5
@@ -142,9 +144,7 @@ def test_two_replicas_equal_one_device():
     assert max(differences.values()) < 2e-6, differences
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
-def test_penalties_count_once_on_two_replicas_and_a_strength_that_is_set_acts_on_both():
-    found = result_of(PENALTIES)
+def penalties_count_once_and_a_strength_that_is_set_acts_on_both(found):
     x, y = np.array(found.pop("x")), np.array(found.pop("y"))
     assert len(found) == 4
     for name, (alone, together) in found.items():

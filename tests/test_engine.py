@@ -446,6 +446,7 @@ def test_values_do_not_alias_variables(mode):
 # ---------------------------------------------------------------- names that change
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_selectors_hold_after_reload_although_paths_change(tmp_path):
     model = keras.Sequential(
         [

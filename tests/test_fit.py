@@ -104,6 +104,7 @@ def test_in_place_of_keras_in_fit(name):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_saved_model_continues_as_if_never_stopped(tmp_path):
     def options():
         multipliers = [(select.biases(), 0.5)]

@@ -135,6 +135,7 @@ def test_groups_join_one_after_another_and_nested_models_are_one():
     assert seen == [(6, 6), (8, 8)]
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_averages_and_flags_of_the_weights_that_were_there_are_kept():
     model = two_layers(optimizers.SGD(0.5, use_ema=True, ema_momentum=0.9))
     start = model.layers[0].get_weights()[0]
@@ -160,6 +161,7 @@ def test_averages_and_flags_of_the_weights_that_were_there_are_kept():
     assert flags == [[], [0.0, 1.0], [1.0, 1.0]]
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_penalty_in_the_update_stays_the_same_object():
     penalty = L1(0.0)
     model = two_layers(optimizers.SGD(0.1, penalties=penalty))
@@ -246,6 +248,7 @@ def normalised(optimizer):
     return model
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_frozen_batch_normalisation_is_as_if_it_had_been_frozen_before():
     model, reference = normalised(optimizers.Adam(0.1)), normalised(optimizers.Adam(0.1))
     fit(model, 1)
@@ -272,6 +275,7 @@ def test_frozen_batch_normalisation_is_as_if_it_had_been_frozen_before():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_batch_normalisation_that_joins_is_frozen_again():
     model = normalised(keras.optimizers.SGD(0.1))
     model.layers[0].trainable = model.layers[1].trainable = False

@@ -103,6 +103,7 @@ def test_a_skipped_step_leaves_no_trace(mode, make):
     assert guard.stop_reason is None
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_skipping_too_often_in_a_row_stops_at_the_last_good_state():
     guard, model, reference = NaNGuard.skip(limit=2), model_of(SGD(0.1)), model_of(SGD(0.1))
     fit(model, with_bad(1, 2, 3), guard)
@@ -128,6 +129,7 @@ def test_it_goes_back_and_on_with_a_smaller_rate(rate):
     assert event.endswith("; went back to the last good state, with learning rate 0.05")
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_rates_fall_each_time():
     guard, model = NaNGuard.roll_back(factor=0.5, every=1), model_of(Adam(0.1))
     fit(model, with_bad(1, 2, 4), guard)
@@ -143,6 +145,7 @@ def test_weights_that_are_not_finite_count_as_well():
     assert model.get_weights()[0].item() == 1.0
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_under_accumulation_a_bad_part_takes_the_update_with_it():
     model, reference = (
         model_of(SGD(0.1, gradient_accumulation_steps=2)),
@@ -163,6 +166,7 @@ def test_a_good_training_is_not_touched():
     assert guard.outcome() is None
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_its_state_goes_on():
     first, second = NaNGuard.skip(limit=3), NaNGuard.skip(limit=3)
     model = model_of(SGD(0.1))

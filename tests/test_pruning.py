@@ -199,6 +199,7 @@ def test_averages_that_end_a_fit_have_the_zeros(kind, is_validated, tmp_path):
 # ------------------------------------------------------------------ saved and resumed
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_saved_model_goes_on_with_its_zeros(tmp_path):
     def pruning():
         return MagnitudePruning(0.7, begin_step=2, end_step=8, every=2)
@@ -218,6 +219,7 @@ def test_a_saved_model_goes_on_with_its_zeros(tmp_path):
     assert [int(z.sum()) for z in zeros_of(without.batches[-1])] == [21, 13]
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_state_tells_a_pruned_zero_from_another():
     first = MagnitudePruning(0.5, begin_step=1, end_step=1)
     model = made(keras.optimizers.SGD(0.1))
@@ -242,6 +244,7 @@ def test_a_state_tells_a_pruned_zero_from_another():
     assert np.array_equal(np.array(listed[0]), first.masks[0])
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_a_zero_of_the_initializer_is_not_pruned():
     model = made(keras.optimizers.SGD(0.1))
     model.set_weights([np.zeros_like(k) for k in KERNELS])
@@ -278,6 +281,7 @@ def test_several_steps_an_execution(jit_compile):
     assert zeros == [[0, 0], [0, 0], [round(middle * 30), round(middle * 18)], *[[15, 9]] * 3]
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_only_what_is_selected_and_trained():
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5), keras.layers.Dense(4), keras.layers.Dense(3)])
     model.layers[0].trainable = False
@@ -303,6 +307,7 @@ def test_a_model_that_is_built_in_its_first_step():
     assert [int((ops.convert_to_numpy(layer.kernel) == 0).sum()) for layer in model.layers] == [15, 8]
 
 
+@pytest.mark.usefixtures("run_op_by_op")
 def test_short_weights_are_pruned():
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, dtype="bfloat16")])
     model.compile(kor.optimizers.SGD(0.1), "mse")

@@ -475,7 +475,8 @@ def train():
     keras.utils.set_random_seed(1)
     inner = [layers.Embedding(7, 4), layers.Flatten(), layers.Dense(1, kernel_regularizer=L2(0.1))]
     sam = SAM(keras.Sequential([keras.Input((3,), dtype="int32"), *inner]), rho=0.8, adaptive=True)
-    sam.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", metrics=["mae"])
+    alone = not tf.distribute.has_strategy()
+    sam.compile(keras.optimizers.SGD(0.1, momentum=0.9), "mse", metrics=["mae"], run_eagerly=alone)
     history = sam.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0).history
     return [np.array(w) for w in sam.get_weights()] + [np.array(v) for v in history.values()]
 

@@ -191,6 +191,7 @@ MADE = {
 }
 
 
+@op_by_op
 @pytest.mark.filterwarnings("ignore:.*what is being saved holds the weights at which")
 @pytest.mark.parametrize("name", MADE)
 def test_saved_and_loaded_it_goes_on_as_if_never_stopped(name, tmp_path):
@@ -212,6 +213,7 @@ def test_saved_and_loaded_it_goes_on_as_if_never_stopped(name, tmp_path):
     fit(loaded, callbacks=average)
 
 
+@op_by_op
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="Keras's mixed precision is the same code elsewhere")
 @pytest.mark.parametrize("name", ["Lookahead", "Partition"])
 def test_under_loss_scaling_numbers_stay(name):
