@@ -46,11 +46,14 @@ def network() -> keras.Model:
     return model
 
 
-def monitor(folder: str, every: int) -> keras.callbacks.Callback:
+def probes() -> list[callbacks.Probe]:
     kinds = [getattr(callbacks, name) for name in ("DataLoss", "GradientNorm", "WeightNorm", "UpdateRatio")]
     kinds += [callbacks.LearningRate, callbacks.ZeroFraction, callbacks.Penalties, callbacks.Memory]
-    probes = [kind() for kind in kinds]
-    return callbacks.Monitor([*probes, callbacks.StepTime(BATCH)], [callbacks.TensorBoardWriter(folder)], every)
+    return [*(kind() for kind in kinds), callbacks.StepTime(BATCH)]
+
+
+def monitor(folder: str, every: int) -> keras.callbacks.Callback:
+    return callbacks.Monitor(probes(), [callbacks.TensorBoardWriter(folder)], every)
 
 
 def variants(folder: str) -> dict[str, list[keras.callbacks.Callback]]:
@@ -64,6 +67,11 @@ def variants(folder: str) -> dict[str, list[keras.callbacks.Callback]]:
         theirs = keras.callbacks.TensorBoard(f"{folder}/keras", update_freq=1, histogram_freq=1, write_graph=False)
         found["keras TensorBoard(update_freq=1, histogram_freq=1)"] = [theirs]
     return found
+
+
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(BATCH * STEPS, 784)).astype("float32"), rng.integers(0, 10, size=BATCH * STEPS)
 
 
 class Turns:
@@ -113,8 +121,7 @@ def clocks() -> np.ndarray:
 
 def measured(rounds: int) -> dict[str, np.ndarray]:
     """Milliseconds a step, of each variant in each round: on the clock, of the processor."""
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(BATCH * STEPS, 784)).astype("float32"), rng.integers(0, 10, size=BATCH * STEPS)
+    x, y = data()
     with tempfile.TemporaryDirectory() as folder:
         watched = variants(folder)
         turns = Turns(list(watched), rounds)
@@ -135,6 +142,40 @@ def measured(rounds: int) -> dict[str, np.ndarray]:
         if failures:
             raise failures[0]
     return {name: np.array(each[WARM_UP:]) for name, each in turns.times.items()}
+
+
+class Timed(callbacks.Probe):
+    """A probe with the processor's time that it takes outside of the training step."""
+
+    def __init__(self, probe: callbacks.Probe):
+        self.probe, self.seconds = probe, []
+
+    def start(self, model: Any) -> bool:
+        return self.probe.start(model)
+
+    def prepare(self, model: Any) -> None:
+        begun = time.process_time()
+        self.probe.prepare(model)
+        self.seconds.append(time.process_time() - begun)
+
+    def measure(self, model: Any, logs: Any) -> dict[str, Any]:
+        begun = time.process_time()
+        found = self.probe.measure(model, logs)
+        self.seconds[-1] += time.process_time() - begun
+        return found
+
+    def stop(self, model: Any) -> None:
+        self.probe.stop(model)
+
+
+def parts() -> dict[str, list[float]]:
+    """Milliseconds that each probe takes for one measurement."""
+    timed = [Timed(probe) for probe in probes()]
+    x, y = data()
+    with tempfile.TemporaryDirectory() as folder:
+        watching = callbacks.Monitor(timed, [callbacks.TensorBoardWriter(folder)], every=1)
+        network().fit(x, y, BATCH, 2, verbose=0, callbacks=[watching])
+    return {type(each.probe).__name__: spread(np.array(each.seconds[STEPS:]) * 1e3, 2) for each in timed}
 
 
 def spread(values: np.ndarray, digits: int) -> list[float]:
@@ -166,6 +207,10 @@ def main() -> None:
             ratio = found["ratio"].get(name)
             shown = "" if ratio is None else f"   × {ratio[0]:.3f} ({ratio[1]:.3f} to {ratio[2]:.3f})"
             print(f"  {name:50s} {middle:7.2f} ms ({low:.2f} to {high:.2f}){shown}")
+    result["probes"] = parts()
+    print("processor, for one measurement, outside of the step")
+    for name, (middle, low, high) in result["probes"].items():
+        print(f"  {name:50s} {middle:7.2f} ms ({low:.2f} to {high:.2f})")
     print(f"load {result['load_before']} before, {result['load_after']} after")
     if arguments.save:
         RESULTS.parent.mkdir(exist_ok=True)
