@@ -66,6 +66,7 @@ def diagnose(*runs: Any, rules: Sequence[Rule] = RULES) -> Diagnosis:
     Args:
         runs: What was recorded of one training, in one or several of: what `fit` returned, a `MemoryWriter`, the file
             of a `CSVWriter` or `JSONLinesWriter`, the directory of a TensorBoard run (`log_dir`; also of Keras's own).
+            Losses are taken as one value an epoch, so a `Monitor` with `Logs` should have `every="epoch"`.
         rules: What to look for.
 
     Returns:
