@@ -253,7 +253,7 @@ def test_examples_of_diagnosis_run_one_after_another(tmp_path, monkeypatch, caps
     names = {"model": some_model(), "x": x, "y": y, "x_val": x[:4], "y_val": y[:4]}
     names["model"].compile("sgd", "sparse_categorical_crossentropy")
     for code in re.findall(r"```python\n(.*?)```", DIAGNOSIS, flags=re.S):
-        exec(compile(code.replace("epochs=20", "epochs=2"), "docs/diagnosis.md", "exec"), names)
+        exec(compile(code.replace("epochs=20", "epochs=10"), "docs/diagnosis.md", "exec"), names)
     assert "Looked for: learning rate too high, exploding gradients" in capsys.readouterr().out
     assert "dead units" in names["diagnosis"].looked_for
     assert not names["diagnosis"].not_looked_for
