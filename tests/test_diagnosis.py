@@ -127,11 +127,21 @@ TABLE = [
         {"loss": NINE, "data_loss": flat(0.4, first=1), "penalty": flat(2.0), "val_data_loss": flat(0.45)},
     ),
     (diagnosis.LearningRateTooHigh, {"loss": [1, float("nan")]}, {"loss": [1, 0.9]}),
-    (diagnosis.LearningRateTooHigh, {"loss": flat(1.01, first=1)}, {"loss": flat(0.99, first=1)}),
+    (diagnosis.LearningRateTooHigh, {"loss": flat(1.06, first=1)}, {"loss": flat(1.04, first=1)}),
     (
         diagnosis.LearningRateTooHigh,
-        {"loss": [1, 0.5, 0.3, 0.46, 0.46, 0.46]},
-        {"loss": [1, 0.5, 0.3, 0.44, 0.44, 0.44]},
+        {"loss": [1, 0.5, *falling(0.3, 0.46, epochs=60), *flat(0.46)]},
+        {"loss": [1, 0.5, *falling(0.3, 0.44, epochs=60), *flat(0.44)]},
+    ),
+    (
+        diagnosis.LearningRateTooHigh,  # what has been learned may flutter; a penalty may grow
+        {"loss": [1, 0.1, 0.01, 0.01, 0.06, 0.06, 0.06]},
+        {"loss": [1, 0.1, 1e-7, 1e-7, 3e-7, 3e-7, 3e-7]},
+    ),
+    (
+        diagnosis.LearningRateTooHigh,
+        {"loss": falling(1, 0.5), "data_loss": falling(0.5, 1)},
+        {"loss": falling(1, 2), "data_loss": falling(1, 0.5)},
     ),
     (
         diagnosis.LearningRateTooHigh,
@@ -171,16 +181,26 @@ TABLE = [
         {"gradient_norm": [1, *[1e-6] * 6, 1e-3, 1e-6]},
     ),
     (diagnosis.ExplodingGradients, {"gradient_norm": [1, float("inf")]}, {"gradient_norm": [1, 2]}),
+    (diagnosis.ExplodingGradients, {"gradient_norm": [*[1e-9] * 7, 2e-7, 0]}, {"gradient_norm": [*[0] * 7, 1e-8, 0]}),
     (
         diagnosis.ExplodingGradients,
         {"gradient_norm": flat(210.0), "weight_norm": flat(10.0), "loss": flat(2.0)},
         {"gradient_norm": flat(190.0), "weight_norm": flat(10.0), "loss": flat(2.0)},
     ),
-    (diagnosis.DeadUnits, steps(dead_units__a=[0.0, 0.4]), steps(dead_units__a=[0.5, 0.39])),
+    (
+        diagnosis.DeadUnits,
+        steps(dead_units=[0, 0], dead_units__a=[0.0, 0.4]),
+        steps(dead_units=[0, 0], dead_units__a=[0.5, 0.39]),
+    ),
     (
         diagnosis.DeadUnits,
         steps(gradient_norm=flat(1.0), gradient_norm__a_kernel=flat(0.0, first=1)),
         steps(gradient_norm=flat(1.0), gradient_norm__a_kernel=[*flat(0.0), 1e-9]),
+    ),
+    (
+        diagnosis.DeadUnits,  # one measurement is too few: the first factor of LoRA begins so
+        steps(gradient_norm=flat(1.0), gradient_norm__a_kernel=[0.0] * 5),
+        steps(gradient_norm=flat(1.0), gradient_norm__a_kernel=[0.0]),
     ),
 ]
 
@@ -207,7 +227,9 @@ def test_other_thresholds_are_another_rule():
 def test_what_looks_like_most_faults_is_named_where_no_other_is_found():
     still = {"loss": flat(0.5, first=1, epochs=12), "val_loss": flat(0.5, epochs=12)}
     assert [finding.name for finding in kor.diagnose(still)] == ["underfitting", "plateau"]
-    assert [finding.name for finding in kor.diagnose(still, steps(dead_units__a=[0.9]))] == ["dead units"]
+    assert [finding.name for finding in kor.diagnose(still, steps(dead_units=[0.9], dead_units__a=[0.9]))] == [
+        "dead units"
+    ]
 
 
 def test_evidence_has_the_numbers_and_the_layer():
@@ -307,6 +329,38 @@ def test_a_file_that_was_cut_short_is_read_up_to_there(tmp_path):
     for cut in (1, 12, 20):
         file.write_bytes(whole[:-cut])
         assert diagnosis.Recorded(tmp_path).curves["loss"].values.tolist() == [3, 2]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_half_a_line_at_the_end_is_left_out(run, tmp_path, name):
+    whole = (run[0] / name).read_text()
+    expected = diagnosis.Recorded(run[0] / name).curves["gradient_norm"]
+    (tmp_path / name).write_text(whole.rstrip("\n")[:-1])
+    found = diagnosis.Recorded(tmp_path / name).curves["gradient_norm"]
+    assert found.values.tolist() == expected.values[: len(found)].tolist()
+    assert len(expected) - len(found) == (name == "a.jsonl")  # of a CSV file the last line is another name's
+    (tmp_path / name).write_text("what is this\n1\n")
+    with pytest.raises(ValueError, match=f"diagnose cannot read .*{name}"):
+        kor.diagnose(tmp_path / name)
+
+
+def test_the_file_of_keras_csv_logger_is_read(tmp_path):
+    (tmp_path / "log.csv").write_text("epoch,accuracy,loss,val_loss\n0,0.5,2.0,NA\n1,0.75,1.5,3.0\n")
+    curves = diagnosis.Recorded(tmp_path / "log.csv").curves
+    assert curves["loss"].values.tolist() == [2.0, 1.5]
+    assert (curves["val_loss"].at.tolist(), curves["val_loss"].values.tolist()) == ([1], [3.0])
+
+
+def test_what_is_no_number_is_left_out():
+    curves = diagnosis.Recorded(
+        {"loss": (3, np.float32(2), 1.0), "f1": [np.ones(3)] * 3, "note": ["a"], "val_loss": [None]}
+    ).curves
+    assert list(curves) == ["loss"]
+    assert curves["loss"].values.tolist() == [3, 2, 1]
+
+
+def test_names_of_ones_own_are_no_losses():
+    assert not kor.diagnose({"loss/kl": falling(1, 2), "loss/rec": falling(1, 2)}).looked_for
 
 
 def test_a_run_that_was_taken_up_again_is_read_as_tensorboard_shows_it(tmp_path):

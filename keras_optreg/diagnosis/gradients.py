@@ -5,7 +5,7 @@ import re
 import numpy as np
 
 from keras_optreg.diagnosis.recorded import Curve, Recorded
-from keras_optreg.diagnosis.rule import Rule, number
+from keras_optreg.diagnosis.rule import EPOCHS, Rule, number
 
 _MATRICES = re.compile(r"(kernel|embeddings)$")
 
@@ -77,16 +77,14 @@ class ExplodingGradients(Rule):
         return None if norms is None else self._leap(run, norms) or self._sensitivity(run, norms)
 
     def _leap(self, run: Recorded, norms: Curve) -> str | None:
-        for i, value in enumerate(norms.values):
-            start = max(i - self.NEIGHBOURS, 0)
-            around = np.delete(norms.values[start : i + self.NEIGHBOURS + 1], i - start)
-            around = around[np.isfinite(around)]
-            usual = float(np.median(around)) if len(around) else 0.0
-            leaps = len(around) >= self.NEIGHBOURS and value > max(self.FACTOR * usual, norms.values[0])
-            if leaps or not np.isfinite(value):
-                where = f"{norms.where(i)}{_most_of_it(run, i)}"
-                return f"the norm of the gradient is {number(value)} at {where}; about it, {number(usual)}."
-        return None
+        usual = _median_of_neighbours(norms.values, self.NEIGHBOURS)
+        leaps = (usual > 0) & (norms.values > np.maximum(self.FACTOR * usual, norms.values[0]))
+        found = np.flatnonzero(leaps | ~np.isfinite(norms.values))
+        if not found.size:
+            return None
+        i = int(found[0])
+        about = "" if np.isnan(usual[i]) else f"; about it, {number(usual[i])}"
+        return f"the norm of the gradient is {number(norms.values[i])} at {norms.where(i)}{_most_of_it(run, i)}{about}."
 
     def _sensitivity(self, run: Recorded, norms: Curve) -> str | None:
         loss, weights = run.of_data(), run.get("weight_norm")
@@ -100,6 +98,17 @@ class ExplodingGradients(Rule):
             f"in the first epoch the norm of the gradient is {number(gradient)}{_most_of_it(run, early // 2)}, beside "
             f"weights of norm {number(weight)} and a loss of {number(loss.values[0])}."
         )
+
+
+def _median_of_neighbours(values: np.ndarray, reach: int) -> np.ndarray:
+    """Of the finite ones, `reach` before and `reach` behind; NaN where there are fewer than `reach`."""
+    padded = np.pad(np.where(np.isfinite(values), values, np.nan), reach, constant_values=np.nan)
+    windows = np.delete(np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1), reach, axis=1)
+    windows = np.sort(windows, axis=1)  # NaN last
+    count = np.isfinite(windows).sum(axis=1)
+    rows = np.arange(len(values))
+    middle = (windows[rows, np.maximum(count - 1, 0) // 2] + windows[rows, np.minimum(count // 2, 2 * reach - 1)]) / 2
+    return np.where(count >= reach, middle, np.nan)
 
 
 def _most_of_it(run: Recorded, index: int) -> str:
@@ -133,5 +142,6 @@ class DeadUnits(Rule):
         if many:
             return f"{', '.join(many)} are zero for all examples."
         norms = {path: curve.values for path, curve in run.each("gradient_norm").items() if _MATRICES.search(path)}
-        none = [path for path, values in norms.items() if not values[-max(2, round(self.PART * len(values))) :].any()]
+        long = {path: values for path, values in norms.items() if len(values) >= EPOCHS}
+        none = [path for path, values in long.items() if not values[-max(2, round(self.PART * len(values))) :].any()]
         return f"the gradient of {', '.join(none)} is exactly zero." if none else None

@@ -18,10 +18,10 @@ class Overfitting(Rule):
     """The validation loss rises while the training loss falls.
 
     It was best before the end, has risen by a tenth of its best value since (Prechelt's generalization loss above 10),
-    and the training loss has fallen by a tenth.
+    with a twentieth of its first value left, and the training loss has fallen by a tenth.
     """
 
-    RISE, FALL = 0.1, 0.1
+    RISE, FALL, LEFT = 0.1, 0.1, 0.05
     name = "overfitting"
     needs = (("loss", "val_loss"),)
     remedy = (
@@ -40,12 +40,11 @@ class Overfitting(Rule):
         # With a `validation_freq` there are fewer of these, and Keras's history does not say of which epochs.
         then = round(best * (len(train) - 1) / (len(validation) - 1))
         before, after = train.values[then], train.end
-        if best >= len(validation) - 3 or last - lowest <= self.RISE * abs(lowest):
-            return None
-        if before - after <= self.FALL * abs(before):
+        has_risen = last > max(lowest + self.RISE * abs(lowest), self.LEFT * abs(validation.values[0]))
+        if best >= len(validation) - 3 or not has_risen or before - after <= self.FALL * abs(before):
             return None
         return (
-            f"the validation loss was best at {validation.where(best)}, {number(lowest)}, and is {number(last)} at the "
+            f"the validation loss was best at {train.where(then)}, {number(lowest)}, and is {number(last)} at the "
             f"end, while the training loss fell from {number(before)} to {number(after)}."
         )
 
@@ -146,7 +145,7 @@ class DominatingPenalty(Rule):
             return None
         first, last = data.values[0], data.end
         at_first, lately = penalty.values[0], penalty.end
-        if at_first <= first and lately <= last:
+        if last <= 0 or (at_first <= first and lately <= last):
             return None
         if not data.stands_still(self.STILL, self.PART):
             return None

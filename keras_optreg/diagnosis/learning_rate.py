@@ -9,12 +9,12 @@ from keras_optreg.diagnosis.rule import EPOCHS, Rule, number
 class LearningRateTooHigh(Rule):
     """The training loss is not finite, has risen, or jumps.
 
-    Any of: the loss of an epoch is NaN or infinite; at the end it is half above its best, or above the first epoch's;
-    its rises from one epoch to the next come to 1 % of it an epoch, with a twentieth of the first epoch's left. Where
-    the first steps killed the units, dead units are what there is to see.
+    Any of: the loss of an epoch is NaN or infinite; the loss of the data ends 5 % above its first value, or half above
+    its best; its rises from one epoch to the next come to 1 % of it an epoch. The last two with a twentieth of the
+    first value left. Where the first steps killed the units, dead units are what there is to see.
     """
 
-    RISE, JUMP, LEFT = 0.5, 0.01, 0.05
+    ABOVE, RISE, JUMP, LEFT = 0.05, 0.5, 0.01, 0.05
     name = "learning rate too high"
     needs = (("loss",),)
     remedy = "a rate smaller by 3 to 10; a warm-up (kor.schedules.warmup); clipping (global_clipnorm=1.0); NaNGuard."
@@ -23,19 +23,19 @@ class LearningRateTooHigh(Rule):
     )
 
     def evidence(self, run: Recorded) -> str | None:
-        loss = run.curves["loss"]
-        broken = np.flatnonzero(~np.isfinite(loss.values))
+        whole, loss = run.curves["loss"], run.of_data()
+        broken = np.flatnonzero(~np.isfinite(whole.values))
         if broken.size:
-            return f"the training loss is {loss.values[broken[0]]} in {loss.where(broken[0])}."
-        if len(loss) < EPOCHS:
+            return f"the training loss is {whole.values[broken[0]]} in {whole.where(broken[0])}."
+        if loss is None or len(loss) < EPOCHS or not loss.is_finite:
             return None
         return self._risen(loss) or self._jumping(loss)
 
     def _risen(self, loss: Curve) -> str | None:
         best = int(np.argmin(loss.values))
         first, lowest, last = loss.values[0], loss.values[best], loss.end
-        has_risen = best < len(loss) - 3 and last - lowest > self.RISE * abs(lowest)
-        if not has_risen and last <= first:
+        has_risen = best < len(loss) - 3 and last > max(lowest + self.RISE * abs(lowest), self.LEFT * abs(first))
+        if not has_risen and last <= first + self.ABOVE * abs(first):
             return None
         return (
             f"the training loss was {number(first)} in the first epoch, {number(lowest)} at its best "
@@ -44,7 +44,7 @@ class LearningRateTooHigh(Rule):
 
     def _jumping(self, loss: Curve) -> str | None:
         rises = np.maximum(np.diff(loss.values), 0)
-        if rises.mean() < self.JUMP * abs(loss.end) or loss.end <= self.LEFT * loss.values[0]:
+        if rises.mean() < self.JUMP * abs(loss.end) or loss.end <= self.LEFT * abs(loss.values[0]):
             return None
         return (
             f"the training loss rose in {np.count_nonzero(rises)} of {len(rises)} epochs, by {number(rises.max())} at "
@@ -79,11 +79,10 @@ class LearningRateTooLow(Rule):
         early, late = values[0] - values[third], values[-1 - third] - values[-1]
         if early <= 0 or late < self.PACE * early or values[-1] <= self.LEFT * values[0]:
             return None
-        if ratio is not None and np.median(ratio.values) >= self.RATIO:
+        typical = float(np.nanmedian(ratio.values)) if ratio else None
+        if typical is not None and typical >= self.RATIO:
             return None
-        told = (
-            f"; the median update changes the weights by {np.median(ratio.values):.1g} of their norm" if ratio else ""
-        )
+        told = "" if typical is None else f"; the median update changes the weights by {typical:.1g} of their norm"
         return (
             f"after {len(loss)} epochs the training loss has come from {number(values[0])} to {number(values[-1])} "
             f"only, and the last third of them still brought {late / early:.0%} of what the first third did{told}."

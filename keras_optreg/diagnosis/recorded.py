@@ -5,6 +5,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from importlib import import_module
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,9 @@ class Recorded:
     """Curves by name, from all that a training left; the names of layers and weights in the order of the model.
 
     Args:
-        runs: Any of: what `fit` returned (a `History`, or its dict), a `MemoryWriter`, the file of a `CSVWriter` or a
-            `JSONLinesWriter`, the directory of a run of TensorBoard (ours or Keras's), another `Recorded`. Where two
-            have the same name, the earlier is taken.
+        runs: Any of: what `fit` returned (a `History`, or its dict), a `MemoryWriter`, the file of a `CSVWriter`, a
+            `JSONLinesWriter` or Keras's `CSVLogger`, the directory of a run of TensorBoard, another `Recorded`. Where
+            two have the same name, the earlier is taken.
 
     Attributes:
         curves: `{name: Curve}`, by the names of Keras's history and of our probes.
@@ -102,8 +103,14 @@ def _read(run: Any) -> dict[str, Curve]:
         path = Path(run)
         if path.is_dir():
             return _of_events(path)
-        with path.open(encoding="utf-8", newline="") as file:
-            return _of_points(_csv_points(file) if path.suffix == ".csv" else _json_points(file))
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1].splitlines()  # a process that was killed may have written half a line
+        try:
+            return _of_csv(whole) if path.suffix == ".csv" else _of_points(_json_points(whole))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"diagnose cannot read {str(path)!r} as a file of CSVWriter, JSONLinesWriter or CSVLogger: {error!r}"
+            ) from error
     raise TypeError(
         "diagnose takes what `fit` returned, a MemoryWriter, a file of CSVWriter or JSONLinesWriter, or the directory "
         f"of a TensorBoard run. Received: {run!r}"
@@ -111,19 +118,28 @@ def _read(run: Any) -> dict[str, Curve]:
 
 
 def _of_history(values: Any) -> Curve:
-    """Of a `MemoryWriter` steps and values, of which arrays are left out; of Keras's history values alone."""
-    if not isinstance(values, tuple):
-        return Curve(dict(enumerate(map(float, values))), "epoch")  # a History of two fits counts epochs anew in each
-    return Curve({step: float(value) for step, value in zip(*values, strict=True) if np.ndim(value) == 0}, "step")
+    """Of a `MemoryWriter` steps and values, of Keras's history values alone; without what is no number."""
+    if isinstance(values, tuple) and len(values) == 2 and np.ndim(values[0]) == 1:
+        return Curve({step: float(value) for step, value in zip(*values, strict=True) if _is_number(value)}, "step")
+    # A History of two fits counts the epochs anew in each, so they are counted here.
+    return Curve({i: float(value) for i, value in enumerate(values) if _is_number(value)}, "epoch")
 
 
-def _csv_points(file: Any) -> Iterator[tuple[str, int, float]]:
-    for row in csv.DictReader(file):
-        yield row["name"], int(row["step"]), float(row["value"])
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real | np.number) or (np.ndim(value) == 0 and hasattr(value, "dtype"))
 
 
-def _json_points(file: Any) -> Iterator[tuple[str, int, float]]:
-    for line in map(json.loads, file):
+def _of_csv(lines: list[str]) -> dict[str, Curve]:
+    rows = list(csv.DictReader(lines))
+    if rows and "epoch" in rows[0]:  # of Keras's CSVLogger: one row an epoch
+        names = [name for name in rows[0] if name != "epoch"]
+        columns = {name: {int(row["epoch"]): float(row[name]) for row in rows if row[name] != "NA"} for name in names}
+        return {name: Curve(points, "epoch") for name, points in columns.items()}
+    return _of_points((row["name"], int(row["step"]), float(row["value"])) for row in rows)
+
+
+def _json_points(lines: list[str]) -> Iterator[tuple[str, int, float]]:
+    for line in map(json.loads, lines):
         for name, value in line.items():
             if name not in ("step", "text", "hyperparameters"):
                 yield name, line["step"], float(value)

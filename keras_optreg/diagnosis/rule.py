@@ -26,7 +26,7 @@ class Finding:
 
 
 EPOCHS = 5
-"""Fewer say nothing about where a curve goes."""
+"""Fewer, of epochs or of measurements, say nothing about where a curve goes."""
 
 
 class Rule:
@@ -50,8 +50,7 @@ class Rule:
 
     def can_look(self, run: Recorded) -> bool:
         """Whether what it needs was recorded."""
-        recorded = {name.split("/")[0] for name in run.curves}
-        return any(recorded.issuperset(names) for names in self.needs)
+        return any(run.curves.keys() >= set(names) for names in self.needs)
 
     def evidence(self, run: Recorded) -> str | None:
         """The numbers that show the fault, in a sentence; `None` where there is none."""
