@@ -38,6 +38,14 @@ def updating_optimizers(model: Any) -> list[Any]:
     return [o for o in found.values() if not hasattr(o, "inner_optimizer") and not hasattr(o, "optimizers")]
 
 
+def learning_rates(model: Any) -> dict[str, Any]:
+    """As `learning_rate`, the one of the next update; for a `MultiOptimizer`, `learning_rate_<name>` for each."""
+    optimizer = inner_optimizer(model)
+    if hasattr(optimizer, "optimizers"):
+        return {f"learning_rate_{each.name}": each.learning_rate for each in optimizer.optimizers}
+    return {"learning_rate": optimizer.learning_rate}
+
+
 def optimizers_of(model: Any) -> list[Any]:
     """The optimizer of a model and all that stand inside it."""
     found: list[Any] = [model.optimizer] if getattr(model, "optimizer", None) is not None else []

@@ -47,7 +47,7 @@ def test_nothing_is_found_in_trainings_that_have_none(tool):
             assert set(diagnosed.looked_for) >= set(FAULTS) - {"dead units"}
 
 
-@pytest.mark.parametrize("fault", ["overfitting", "learning rate too high", "vanishing gradients", "dead units", None])
+@pytest.mark.parametrize("fault", ["learning rate too high", "vanishing gradients", "dead units", None])
 def test_a_training_of_today_is_judged_alike(tool, fault, tmp_path):
     make = tool.FAULTS[fault][0] if fault else tool.HEALTHY[0]
     diagnosed = kor.diagnose(tool.fitted(make, 0, tmp_path))
@@ -373,6 +373,15 @@ def test_a_run_that_was_taken_up_again_is_read_as_tensorboard_shows_it(tmp_path)
     second.start_after(2)
     second.write(3, {"loss": 30.0})
     second.close()
+    third = callbacks.TensorBoardWriter(tmp_path / "other")
+    third.write(5, {"gradient_norm/of/another/kernel": 0.0})
+    third.close()
+    fourth = callbacks.TensorBoardWriter(tmp_path / "other")
+    fourth.open()
+    fourth.start_after(0)
+    fourth.write(1, {"loss": 1.0})
+    fourth.close()
+    assert list(diagnosis.Recorded(tmp_path / "other").curves) == ["loss"]
     curve = diagnosis.Recorded(tmp_path).curves["loss"]
     assert (curve.at.tolist(), curve.values.tolist()) == ([1, 2, 3], [1, 2, 30])
 
@@ -388,3 +397,7 @@ def test_what_is_no_record_is_refused(tmp_path):
         kor.diagnose({})
     with pytest.raises(TypeError, match="at least one"):
         kor.diagnose()
+    for rule in ("overfitting", diagnosis.Overfitting):
+        with pytest.raises(TypeError, match="`rules` of diagnose are objects such as"):
+            kor.diagnose({"loss": [1.0]}, rules=[rule])
+    assert str(kor.diagnose({"los": [1.0]})).startswith("Looked for: nothing.")

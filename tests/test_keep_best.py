@@ -135,3 +135,12 @@ def test_what_it_refuses(tmp_path):
         run(KeepBest(tmp_path / "{mae}.keras", mode="min"), [1.0])
     with pytest.raises(ValueError, match="KeepBest monitors 'val_loss'"):
         run(KeepBest(tmp_path / "best.keras"), [1.0], name="mae")
+
+
+def test_a_second_fit_must_beat_the_first(tmp_path):
+    keep = KeepBest(tmp_path / "best.weights.h5")
+    run(keep, [3.0, 1.0])
+    before = there(tmp_path)
+    run(keep, [2.0])
+    assert [one["value"] for one in keep.kept] == [1.0]
+    assert there(tmp_path) == before

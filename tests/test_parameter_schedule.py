@@ -11,7 +11,7 @@ from stepping import values_of, variables_of
 
 import keras_optreg as kor
 from keras_optreg import optimizers, select
-from keras_optreg.callbacks import GradientNorm, KeepBest, MemoryWriter, Monitor, ParameterSchedule
+from keras_optreg.callbacks import GradientNorm, KeepBest, MemoryWriter, Monitor, ParameterSchedule, ReduceLROnPlateau
 from keras_optreg.optimizers import SGD, Adam, FullyDecoupled
 from keras_optreg.regularizers import L1
 
@@ -288,3 +288,11 @@ def test_what_it_refuses():
     refused(ValueError, "two schedules set 'momentum'", SGD(0.1, momentum=0.9), "momentum", lambda t: 0.5, twice)
     with pytest.raises(TypeError, match="takes a schedule"):
         ParameterSchedule("momentum", 0.5)
+
+
+def test_two_callbacks_that_set_one_number_are_refused():
+    model = one_weight(SGD(0.1, weight_decay=FullyDecoupled(0.01)))
+    both = [ReduceLROnPlateau("loss", scale_weight_decay=True) for _ in range(2)]
+    with pytest.raises(ValueError, match="Two callbacks set the 'weight_decay' of SGD in one fit"):
+        fit(model, *both)
+    fit(model, both[0])  # the first is not in the way of the next fit

@@ -72,3 +72,13 @@ def test_data_of_unknown_length():
 def test_a_negative_refresh_is_refused():
     with pytest.raises(ValueError, match="ProgressBar.*refresh"):
         ProgressBar(refresh=-1)
+
+
+def test_metrics_that_are_arrays_are_left_out():
+    stream = io.StringIO()
+    bar = ProgressBar(stream=stream)
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, "softmax")])
+    model.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.F1Score()], run_eagerly=True)
+    model.fit(np.ones((3, 2)), np.eye(3), verbose=0, callbacks=[bar])
+    assert "f1_score" not in stream.getvalue()
+    assert "loss" in stream.getvalue()

@@ -328,6 +328,10 @@ def test_what_is_refused():
         Patience(1) | 5
     with pytest.raises(ValueError, match="patience, baseline, which belong"):
         EarlyStopping(patience=3, baseline=1.0, criterion=Threshold(1))
+    with pytest.raises(ValueError, match="baseline, which belong"):
+        EarlyStopping(baseline=0.0, criterion=Threshold(1))
+    with pytest.raises(TypeError, match="a generator can be read once"):
+        EarlyStopping(every=3, validation_data=(pair for pair in [(1, 2)]))
     with pytest.raises(ValueError, match="together"):
         EarlyStopping(every=3)
     with pytest.raises(ValueError, match="`every` of EarlyStopping must be an integer"):

@@ -20,6 +20,7 @@ from PIL import Image
 
 from keras_optreg.callbacks import Action, LearningRateDecay, TensorBoard
 from keras_optreg.callbacks.writers import TensorBoardWriter
+from keras_optreg.diagnosis import Recorded
 from keras_optreg.schedules import StepDecay
 
 BACKEND = keras.backend.backend()
@@ -280,3 +281,29 @@ def test_nothing_heavy_is_imported(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "train").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+def test_phases_of_one_run_follow_each_other_and_a_run_begun_anew_replaces_the_old(tmp_path):
+    def phase(first, last):
+        model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
+        model.compile("sgd", "mse")
+        model.fit(X, Y, epochs=last, initial_epoch=first, verbose=0, callbacks=[TensorBoard(tmp_path)])
+        return Recorded(tmp_path).curves["loss"].at.tolist()
+
+    assert phase(0, 3) == [0, 1, 2]
+    assert phase(3, 5) == [0, 1, 2, 3, 4]
+    assert phase(0, 2) == [0, 1]
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+def test_a_metric_that_is_an_array_is_told_by_its_ends_and_its_mean(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(3, "softmax")])
+    model.compile("sgd", "categorical_crossentropy", metrics=[keras.metrics.F1Score()])
+    labels = np.eye(3)[np.arange(12) % 3]
+    history = model.fit(X, labels, verbose=0, validation_data=(X, labels), callbacks=[TensorBoard(tmp_path)])
+    for prefix in ("", "val_"):
+        scores = np.asarray(history.history[f"{prefix}f1_score"][0])
+        curves = Recorded(tmp_path).curves
+        for end in ("min", "mean", "max"):
+            np.testing.assert_allclose(curves[f"{prefix}f1_score/{end}"].values, [getattr(scores, end)()], rtol=1e-6)

@@ -67,7 +67,7 @@ class Monitor(keras.callbacks.Callback):
         model = self.model
         for writer in self.writers:
             writer.open()
-            writer.start_after(int(_host(model.optimizer.iterations)))
+        self._is_first_epoch = True
         self._due = False
         if model.built:
             self._start(model)
@@ -94,6 +94,9 @@ class Monitor(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         model = self.model
+        if self._is_first_epoch:
+            start(self.writers, model, epoch)
+            self._is_first_epoch = False
         self._before = num_batches(inner_optimizer(model))
         if self.every == "epoch" and self._watched is not None:
             self._due = True
@@ -144,14 +147,14 @@ class Monitor(keras.callbacks.Callback):
         model = self.model
         values: dict[str, float | np.ndarray] = {}
         for probe in self.probes:
-            measured = {name: _host(value) for name, value in probe.measure(model, logs or {}).items()}
+            measured = {name: host(value) for name, value in probe.measure(model, logs or {}).items()}
             if twice := values.keys() & measured.keys():
                 raise ValueError(
                     f"{type(probe).__name__} measures {', '.join(sorted(twice))}, which another probe of the same "
                     "Monitor measures too. Leave one of them out, or put it into a Monitor of its own."
                 )
             values |= measured
-        step = int(_host(model.optimizer.iterations))
+        step = int(host(model.optimizer.iterations))
         for writer in self.writers:
             writer.write(step, values)
             if self.every == "epoch":
@@ -199,7 +202,19 @@ class _Watch:
         return self._make_train_function(force=force)
 
 
-def _host(value: Any) -> float | np.ndarray:
+def start(writers: Sequence[Writer], model: Any, epoch: int) -> None:
+    """Tell writers where a training goes on that begins with this epoch.
+
+    An optimizer that counts from 0 in a later epoch was made anew: it is another phase of the same run, and what stands
+    there is not to be written over.
+    """
+    step = int(host(model.optimizer.iterations))
+    if step or not epoch:
+        for writer in writers:
+            writer.start_after(step)
+
+
+def host(value: Any) -> float | np.ndarray:
     """A float, or for a tensor with a rank a NumPy array."""
     if isinstance(value, (int, float)):
         return float(value)

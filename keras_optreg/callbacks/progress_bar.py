@@ -4,8 +4,10 @@ import time
 from typing import Any, TextIO
 
 import keras
+import numpy as np
 
 from keras_optreg.bounds import NON_NEGATIVE, check
+from keras_optreg.introspection import learning_rates
 
 
 class ProgressBar(keras.callbacks.Callback):
@@ -71,9 +73,12 @@ class ProgressBar(keras.callbacks.Callback):
         self._close()
 
     def _numbers(self, logs: Any) -> str:
-        numbers = {"learning_rate": self.model.optimizer.learning_rate} | dict(logs or {})
-        numbers["learning_rate"] = numbers.pop("learning_rate")  # last, and that of the logs where it is in them
-        return "  ".join(f"{name} {float(keras.ops.convert_to_numpy(value)):.4g}" for name, value in numbers.items())
+        logs = logs or {}
+        rates = learning_rates(self.model)
+        numbers = {name: value for name, value in logs.items() if name not in rates} | rates
+        numbers |= {name: value for name, value in logs.items() if name in rates}  # theirs, but last
+        shown = {name: keras.ops.convert_to_numpy(value) for name, value in numbers.items()}
+        return "  ".join(f"{name} {float(value):.4g}" for name, value in shown.items() if np.ndim(value) == 0)
 
     def _close(self) -> None:
         if self._bar is not None:

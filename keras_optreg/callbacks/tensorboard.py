@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_optreg.callbacks.actions.action import outcomes_of
 from keras_optreg.callbacks.direction import direction
-from keras_optreg.callbacks.monitor import Monitor
+from keras_optreg.callbacks.monitor import Monitor, host, start
 from keras_optreg.callbacks.probes import (
     DataLoss,
     GradientNorm,
@@ -22,6 +22,7 @@ from keras_optreg.callbacks.probes import (
 )
 from keras_optreg.callbacks.run_description import hyperparameters, optimizer_table, weights_table
 from keras_optreg.callbacks.writers import TensorBoardWriter
+from keras_optreg.callbacks.writers.writer import scalars
 
 LAYOUT = {
     "fit": {
@@ -114,7 +115,8 @@ class TensorBoard(keras.callbacks.Callback):
         if histograms:
             self._monitors.append(Monitor([Weights()], [train]))
         self._next_epoch = 0
-        self._is_described = self._is_judged = False
+        self._is_described = False
+        self._judged_by: set[str] = set()
 
     def set_params(self, params: Any) -> None:
         super().set_params(params)
@@ -128,18 +130,17 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self._offset: int | None = None
-        model = self.model
         for writer in self.writers:
             writer.open()
-            writer.start_after(int(keras.ops.convert_to_numpy(model.optimizer.iterations)))
         for monitor in self._monitors:
             monitor.on_train_begin(logs)
-        if model.built:
-            self._describe(model)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._offset is None:
             self._offset = max(self._next_epoch - epoch, 0)
+            start(self.writers, self.model, epoch)
+            if self.model.built:
+                self._describe(self.model)
         for monitor in self._monitors:
             monitor.on_epoch_begin(epoch, logs)
 
@@ -155,24 +156,24 @@ class TensorBoard(keras.callbacks.Callback):
         for monitor in self._monitors:
             monitor.on_epoch_end(epoch, logs)
         model = self.model
-        logs = {**self._data_loss.measure(model, logs or {}), **(logs or {})}
-        train = {name: float(value) for name, value in logs.items() if not name.startswith("val_")}
-        validation = {name.removeprefix("val_"): float(logs[name]) for name in logs if name.startswith("val_")}
+        # A metric may be an array.
+        logged = dict(scalars({name: host(value) for name, value in (logs or {}).items()}))
+        logs = {**self._data_loss.measure(model, logged), **logged}
+        train = {name: value for name, value in logs.items() if not name.startswith("val_")}
+        validation = {name.removeprefix("val_"): logs[name] for name in logs if name.startswith("val_")}
         judged = [name for name in train if name in validation or direction(model, name)]
         metrics = [f"validation/epoch_{name}" for name in validation] + [f"train/epoch_{name}" for name in judged]
         for probe in self._epoch_probes:
-            train |= {
-                name: float(keras.ops.convert_to_numpy(value)) for name, value in probe.measure(model, logs).items()
-            }
+            train |= dict(scalars({name: host(value) for name, value in probe.measure(model, logs).items()}))
         number = epoch + self._offset
         self._next_epoch = number + 1
         for writer, values in zip(self.writers, (train, validation), strict=False):
             if values:
                 writer.write(number, {f"epoch_{name}": value for name, value in values.items()})
         self._describe(model)
-        if not self._is_judged:  # the metrics are known now
+        if not self._judged_by >= set(metrics):  # which there are is known now; under `validation_freq`, later
+            self._judged_by |= set(metrics)
             self._run.write_hyperparameters({**self._hyperparameters, **self.hparams}, metrics)
-            self._is_judged = True
         for writer in self.writers:
             writer.flush()
 

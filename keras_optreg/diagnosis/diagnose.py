@@ -47,7 +47,7 @@ class Diagnosis:
         return any(finding.name == name for finding in self.findings)
 
     def __str__(self) -> str:
-        found = [str(finding) for finding in self.findings] or ["No fault was found."]
+        found = [str(finding) for finding in self.findings] or ["No fault was found."] * bool(self.looked_for)
         lines = [*found, f"Looked for: {', '.join(self.looked_for) or 'nothing'}."]
         lines += [f"Not for {name}: {needs}." for name, needs in self.not_looked_for.items()]
         return "\n".join(lines)
@@ -88,6 +88,8 @@ def diagnose(*runs: Any, rules: Sequence[Rule] = RULES) -> Diagnosis:
     """
     if not runs:
         raise TypeError("diagnose takes at least one record of a training: what `fit` returned, or a directory.")
+    if wrong := [rule for rule in rules if not isinstance(rule, Rule)]:
+        raise TypeError(f"The `rules` of diagnose are objects such as Overfitting(). Received: {wrong[0]!r}")
     run = Recorded(*runs)
     able = [rule for rule in rules if rule.can_look(run)]
     found = {rule: finding for rule in able if (finding := rule.look(run)) is not None}

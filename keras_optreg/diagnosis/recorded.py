@@ -188,7 +188,7 @@ def _scalars(folder: Path) -> dict[str, dict[int, float]]:
                 elif value.tensor.dtype == 1 and not value.tensor.tensor_shape.dim:  # as TensorFlow writes a float
                     numbers = value.tensor.float_val or np.frombuffer(value.tensor.tensor_content, "<f4")
                     found.setdefault(value.tag, {})[event.step] = float(numbers[0])
-    return found
+    return {name: points for name, points in found.items() if points}
 
 
 def _records(path: Path) -> Iterator[bytes]:

@@ -3,6 +3,7 @@
 Otherwise they are constants in the compiled step. The variables are not in files: what they hold is in the config.
 """
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ class LiveArguments:
         self._optimizer = optimizer
         self._made: dict[str, Variable] = {}  # kept, because functions that are compiled read them
         self._read: list[str] = []
+        self._fits: dict[str, Any] = {}  # by name, the fit in which it was added
         self._is_hidden = False
 
     def __contains__(self, name: str) -> bool:
@@ -72,15 +74,18 @@ class LiveArguments:
         """Whether the weight decay is one that the learning rate does not touch."""
         return isinstance(self._optimizer.weight_decay, FullyDecoupled)
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, fit: Any = None) -> None:
         """Let the step read a number from a variable. Steps that are compiled already do not.
 
         Raises:
-            ValueError: for a name that is not among the candidates.
+            ValueError: for a name that is not among the candidates, or is there since the same fit.
         """
-        if name in self:  # since a fit that was interrupted
-            return
         owner = type(self._optimizer).__name__
+        if name in self:
+            if fit is not None and self._fits[name] == weakref.ref(fit):
+                raise ValueError(f"Two callbacks set the {name!r} of {owner} in one fit. Leave one of them out.")
+            self._fits[name] = None if fit is None else weakref.ref(fit)
+            return  # it is there since a fit that was interrupted
         if name not in self.candidates():
             hint = "its rule needs it as a fixed number"
             if name not in self._optimizer.bounds:
@@ -100,6 +105,7 @@ class LiveArguments:
         else:
             self._optimizer._track_variable(self._made[name])
         self._read.append(name)
+        self._fits[name] = None if fit is None else weakref.ref(fit)
         self.refresh(name)
 
     def remove(self, name: str) -> None:

@@ -108,7 +108,7 @@ class EarlyStopping(Monitored):
                 f"The `criterion` of EarlyStopping is an object such as Patience(5) | TimeBudget(3600). "
                 f"Received: criterion={criterion!r}"
             )
-        elif names := [name for name, value in given.items() if value]:
+        elif names := [name for name, value in given.items() if value or (name == "baseline" and value is not None)]:
             raise ValueError(
                 f"EarlyStopping got a criterion, and {', '.join(names)}, which belong to the criterion Patience. "
                 "Write criterion=Patience(...) | ... with these in it."
@@ -119,6 +119,11 @@ class EarlyStopping(Monitored):
             raise ValueError(
                 "EarlyStopping takes `every` and `validation_data` together: to look within epochs it evaluates the "
                 "model itself. At the end of epochs it reads the logs, and validation_data go to fit."
+            )
+        if hasattr(validation_data, "__next__"):
+            raise TypeError(
+                "EarlyStopping evaluates its `validation_data` many times, and a generator can be read once. Pass "
+                f"arrays, a dataset or a PyDataset. Received: validation_data={validation_data!r}"
             )
         self.patience = patience
         self.baseline = baseline

@@ -20,8 +20,9 @@ class KeepBest(Monitored):
     weights into the model at the end of an epoch (`EvaluateAtAverage`, `MagnitudePruning`).
 
     Of equal values the earlier epoch is better. NaN and infinite values are never saved. A file is written beside its
-    place and then renamed: what stands under a name is always whole. Files of an earlier training are left alone,
-    unless `load_state_dict` says that this one continues it.
+    place and then renamed: what stands under a name is always whole. `kept` goes on from fit to fit of one callback, as
+    the best of Keras's `ModelCheckpoint`, and with `load_state_dict` in another process. Files that another wrote are
+    left alone, but for one of the very name that is to be written.
 
     Args:
         filepath: Where to: `"best.keras"`, `"runs/{epoch:02d}-{val_loss:.4f}.keras"`, with the names in the logs and
@@ -77,7 +78,7 @@ class KeepBest(Monitored):
 
     def reset(self) -> None:
         super().reset()
-        self.kept: list[dict[str, Any]] = []
+        self.kept: list[dict[str, Any]] = self.__dict__.get("kept", [])  # a second fit must beat the first
 
     @property
     def best_path(self) -> str | None:

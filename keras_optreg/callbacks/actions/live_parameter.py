@@ -19,7 +19,7 @@ class LiveParameter:
         optimizers: those of the model that have it, of this package.
 
     Raises:
-        ValueError: when the model is not built, or the number cannot change.
+        ValueError: when the model is not built, the number cannot change, or another callback of this fit sets it.
     """
 
     def __init__(self, owner: str, model: Any, name: str, optimizers: Sequence[Any]):
@@ -35,7 +35,7 @@ class LiveParameter:
         if not outer.built:
             outer.build(model.trainable_variables)  # the variable must come after the optimizer's own
         for optimizer in self.optimizers:
-            optimizer.live.add(name)
+            optimizer.live.add(name, getattr(model, "history", None))  # each fit has a history of its own
         # Loss scaling reads and writes the variables of the optimizer inside it; every other hides its own.
         methods = ("save_own_variables", "load_own_variables") if hasattr(outer, "dynamic_scale") else ()
         self._put_back = [stand_in(outer, method, self._hiding(getattr(outer, method))) for method in methods]

@@ -42,7 +42,7 @@ class GeneralizationLoss(Criterion):
         super().__init__()
 
     def reset(self) -> None:
-        self.best = inf
+        self.best: float | None = None
 
     def observe(self, seen: Seen) -> str | None:
         gl = self._loss(seen)
@@ -53,7 +53,7 @@ class GeneralizationLoss(Criterion):
     def _loss(self, seen: Seen) -> float:
         """GL(t)."""
         value = _checked(self, seen)
-        self.best = min(self.best, value)
+        self.best = value if self.best is None else min(self.best, value)
         if value == self.best:
             return 0.0
         return 100 * (value / self.best - 1) if self.best else inf
