@@ -51,12 +51,21 @@ def adam(state, g, t):
     return -0.1 * state["m"] / (1 - 0.9**t) / (np.sqrt(state["v"] / (1 - 0.999**t)) + 1e-7)
 
 
+def nadam(state, g, t):
+    u = [0.9 * (1 - 0.5 * 0.96**i) for i in range(1, t + 2)]
+    state["m"] = 0.9 * state.get("m", 0.0) + 0.1 * g
+    state["v"] = 0.999 * state.get("v", 0.0) + 0.001 * g**2
+    m = u[-1] * state["m"] / (1 - np.prod(u)) + (1 - u[-2]) * g / (1 - np.prod(u[:-1]))
+    return -0.1 * m / (np.sqrt(state["v"] / (1 - 0.999**t)) + 1e-7)
+
+
 HEAD = select.matching("head")
 RULES = {
     "ours with momentum": (lambda: optimizers.SGD(0.1, momentum=0.9), momentum, momentum),
     "Keras's with momentum": (lambda: keras.optimizers.SGD(0.1, momentum=0.9), momentum, momentum),
     "our Adam": (lambda: optimizers.Adam(0.1), adam, adam),
     "Keras's Adam": (lambda: keras.optimizers.Adam(0.1), adam, adam),
+    "Keras's Nadam, with a running product beside its slots": (lambda: keras.optimizers.Nadam(0.1), nadam, nadam),
     "a part of ours": (
         lambda: optimizers.Partition([(HEAD, optimizers.Adam(0.1))], rest=optimizers.SGD(0.1, momentum=0.9)),
         momentum,

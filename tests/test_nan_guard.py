@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_optreg.callbacks import NaNGuard
+from keras_optreg.callbacks import GradualUnfreezing, NaNGuard, ParameterSchedule
 from keras_optreg.optimizers import SGD, Adam
 from keras_optreg.schedules import StepDecay
 
@@ -164,6 +164,90 @@ def test_a_good_training_is_not_touched():
     fit(reference, X, epochs=2)
     close(model, reference)
     assert guard.outcome() is None
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("validation", [{}, {"validation_data": (X, Y)}], ids=["plain", "validated"])
+def test_the_last_updates_of_an_epoch_are_looked_at_before_others_see_the_weights(validation):
+    guard, model = NaNGuard.roll_back(limit=1), model_of(SGD(0.1, momentum=0.9))
+    start, seen = model.get_weights(), []
+
+    class See(keras.callbacks.Callback):
+        def on_test_begin(self, logs=None):
+            seen.append(self.model.get_weights())
+
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(self.model.get_weights())
+
+    history = fit(model, with_bad(4), guard, See(), epochs=3, **validation).history
+    assert len(seen) == (4 if validation else 2)  # the second epoch is bad again, and the last
+    for weights in [*seen, model.get_weights()]:
+        for one, two in zip(weights, start, strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert np.all(np.isfinite(history.get("val_loss", 0.0)))
+    first, second = guard.events
+    assert first.startswith("epoch 1, batch 6: ")
+    assert first.endswith("; went back to the last good state, with learning rate 0.05")
+    assert second == guard.stop_reason
+    assert second.endswith(", 2 times in a row; training stopped")
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+def test_an_incomplete_window_stops_as_well():
+    guard, model = NaNGuard(every=4), model_of(SGD(0.1))
+    history = fit(model, with_bad(5), guard, epochs=2).history
+    assert len(history["loss"]) == 1
+    assert guard.stop_reason.startswith("epoch 1, batch 6: the loss was nan and the gradient of ")
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("every", [1, 2])
+def test_the_means_of_an_epoch_are_its_own(every):
+    model, reference = model_of(SGD(0.1)), model_of(SGD(0.1))
+    model.evaluate(X, Y + 100, verbose=0)  # leaves its sums in the metrics
+    found = fit(model, with_bad(0), NaNGuard(limit=3, every=every), epochs=2).history["loss"]
+    expected = reference.fit(X[2 * every :], Y[2 * every :], batch_size=2, shuffle=False, verbose=0, epochs=2)
+    assert found == pytest.approx(expected.history["loss"], rel=1e-5)
+    close(model, reference)
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+def test_a_number_that_a_schedule_has_set_stays():
+    model, reference = model_of(SGD(0.01, momentum=0.5)), model_of(SGD(0.01, momentum=0.5))
+    fit(model, with_bad(1), NaNGuard.skip(), ParameterSchedule("momentum", lambda t: 0.9 if t else 0.5))
+    x, y = without(1)
+    schedule = ParameterSchedule("momentum", lambda t: 0.9 if t else 0.5)
+    reference.fit(x, y, batch_size=2, shuffle=False, verbose=0, callbacks=[schedule])
+    close(model, reference)
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("guard_is_first", [True, False])
+def test_it_goes_back_with_the_weights_that_train_from_then_on(guard_is_first):
+    model, reference = model_of(SGD(0.1, momentum=0.9)), model_of(SGD(0.1, momentum=0.9))
+    for each in (model, reference):
+        each.get_layer("lower").trainable = False
+        each.compile(SGD(0.1, momentum=0.9), "mse")
+    callbacks = [NaNGuard.skip(), GradualUnfreezing()]
+    fit(model, with_bad(0), *(callbacks if guard_is_first else callbacks[::-1]), epochs=2)
+    x, y = without(0)
+    reference.fit(x, y, batch_size=2, shuffle=False, verbose=0, epochs=2, callbacks=[GradualUnfreezing()])
+    close(model, reference)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere fit builds the model before the first step")
+@pytest.mark.usefixtures("run_op_by_op")
+def test_a_model_that_its_first_step_builds_can_be_stopped_but_not_taken_back():
+    def unbuilt():
+        model = keras.Sequential([layers.Dense(1)])
+        model.compile(SGD(0.1), "mse")
+        return model
+
+    with pytest.raises(ValueError, match=r"NaNGuard: the model 'sequential\w*' is not built.*Give it an Input"):
+        fit(unbuilt(), X, NaNGuard.skip())
+    guard = NaNGuard()
+    fit(unbuilt(), with_bad(1), guard)
+    assert guard.stop_reason.startswith("epoch 1, batch 2: ")
 
 
 @pytest.mark.usefixtures("run_op_by_op")

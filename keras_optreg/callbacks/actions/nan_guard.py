@@ -10,6 +10,7 @@ from keras_optreg import live_numbers
 from keras_optreg.bounds import COUNT, POSITIVE, POSITIVE_COUNT, check
 from keras_optreg.callbacks.actions.action import Action
 from keras_optreg.callbacks.actions.rates import check_settable, multiply_rate, rate_of
+from keras_optreg.callbacks.actions.trainable import SCHEDULED
 from keras_optreg.callbacks.monitor import Monitor
 from keras_optreg.callbacks.probes import Logs, NonFiniteGradients
 from keras_optreg.callbacks.writers import Writer
@@ -25,13 +26,20 @@ class NaNGuard(Action):
     `NaNGuard.skip()` for data with a few bad batches; `NaNGuard.roll_back()` for runs that nobody watches.
 
     Gradients are looked at inside every compiled step, as the optimizer receives them. Whether one was found is asked
-    after every `every` updates. Then, when `limit` allows it, the model and the optimizer go back to the last such
-    moment at which all was well, with weights, slots, counts, seeds, statistics and the running means of the epoch, and
-    training goes on with the data that follow. A step so good that it is followed by one with weights that are not
-    finite counts as bad itself. After `limit` times in a row training stops, at the last good state.
+    after every `every` updates, and before the validation and the end of each epoch. Then, when `limit` allows it, the
+    model and the optimizer go back to the last such moment at which all was well, or to the beginning of the epoch,
+    with weights, slots, counts, seeds, statistics and the running means of the epoch, and training goes on with the
+    data that follow. Rates, strengths and whatever else callbacks schedule stay as they are. A step so good that it is
+    followed by one with weights that are not finite counts as bad itself. After `limit` times in a row training stops,
+    at the last good state.
+
+    Place it first: what other callbacks evaluate, average or save at the end of an epoch has then been looked at. The
+    means of an epoch in whose last few updates something is found have been logged by Keras already.
 
     Under loss scaling, steps that overflow are the scaling's affair and are not seen. Without a `limit` nothing is
-    copied; with one, everything is, after every `every` updates.
+    copied; with one, everything is, when an epoch begins and after every `every` updates. On TensorFlow a model without
+    an input shape is built in its first step: nothing can be kept before it, and its gradients are seen from the
+    second step on.
 
     Args:
         limit: how many times in a row it goes back before it stops; 0 stops at once, with the weights as they are.
@@ -43,7 +51,8 @@ class NaNGuard(Action):
         events: what was found and done, a sentence each.
 
     Raises:
-        ValueError: for numbers out of their ranges.
+        ValueError: for numbers out of their ranges; at the start of training, with a `limit`, when the model is not
+            built.
         TypeError: at the start of training, when `factor` is not 1 and the rate of an optimizer cannot be set: one of
             Keras's own that follows a schedule.
 
@@ -63,7 +72,8 @@ class NaNGuard(Action):
         self.limit = limit
         self.factor = factor
         self.every = every
-        self._monitor = Monitor([NonFiniteGradients(), Logs()], [_Look(self)], every)
+        self._gradients = NonFiniteGradients()
+        self._monitor = Monitor([self._gradients, Logs()], [_Look(self)], every)
         super().__init__()
 
     @classmethod
@@ -80,7 +90,8 @@ class NaNGuard(Action):
         self.events: list[str] = []
         self.stop_reason: str | None = None
         self._in_a_row = 0
-        self._good: list[tuple[Any, Any]] | None = None
+        self._good: list[tuple[Any, Any]] = []
+        self._is_kept = self._is_looked_at = True
 
     def outcome(self) -> str | None:
         return "; ".join(self.events) or None
@@ -97,49 +108,66 @@ class NaNGuard(Action):
         super().on_train_begin(logs)
         self.stop_reason = None
         model = self.model
+        if self.limit and not model.built:
+            raise ValueError(
+                f"NaNGuard: the model {model.name!r} is not built, so from its first step there is nothing to go back "
+                "to. Give it an Input, or call it on a batch before fit; or use NaNGuard(), which stops."
+            )
         if self.factor != 1:
             check_settable("NaNGuard", model)
         self._monitor.on_train_begin(logs)
-        if self.limit and model.built:
-            self._keep(model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
+        self._is_kept = False  # the means begin anew, and callbacks may change which weights train
         self._monitor.on_epoch_begin(epoch, logs)
 
     def on_train_batch_begin(self, batch, logs=None):
+        if self.limit and not self._is_kept:
+            self._keep(self.model)
         self._monitor.on_train_batch_begin(batch, logs)
 
     def on_train_batch_end(self, batch, logs=None):
-        self._batch = batch
+        self._batch, self._logs = batch, logs or {}
+        self._is_looked_at = False
         self._monitor.on_train_batch_end(batch, logs)
+
+    def on_test_begin(self, logs=None):
+        self._look_at_the_rest()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._look_at_the_rest()
 
     def on_train_end(self, logs=None):
         self._monitor.on_train_end(logs)
-        self._good = None
+        self._good = []
+
+    def _look_at_the_rest(self) -> None:
+        """The updates of an epoch after its last look."""
+        if not self._is_looked_at:
+            self.look({**self._logs, **self._gradients.measure(self.model, self._logs)})
 
     def look(self, values: Mapping[str, Any]) -> None:
         """Act on what was measured since the last look."""
+        self._is_looked_at = True
         model = self.model
         what = _described(values, [w.path for w in model.trainable_variables])
         if what is None and self.limit and not _is_finite(model):
             what = "the update made weights that are not finite"
         if what is None:
             self._in_a_row = 0
-            if self.limit:
-                self._keep(model)
+            self._is_kept = False
             return
         where = f"epoch {self._epoch + 1}, batch {self._batch + 1}"
-        if self._good is None or self._in_a_row >= self.limit:
+        if self._in_a_row >= self.limit:
             times = f", {self._in_a_row + 1} times in a row" if self._in_a_row else ""
             self.stop_reason = f"{where}: {what}{times}; training stopped"
             self.events = [*self.events, self.stop_reason]
             model.stop_training = True
-            if self._good is not None:
-                self._go_back()
+            self._go_back(model)
             return
         self._in_a_row += 1
-        self._go_back()
+        self._go_back(model)
         done = "went back to the last good state"
         if self.factor != 1:
             for optimizer in updating_optimizers(model):
@@ -148,12 +176,14 @@ class NaNGuard(Action):
         self.events = [*self.events, f"{where}: {what}; {done}"]
 
     def _keep(self, model: Any) -> None:
-        # Rates and strengths are set by callbacks, and not what a bad step spoils.
-        state = [v for v in _state(model) if v.name not in (*RATES, live_numbers.NAME)]
-        self._good = [(v, ops.copy(ops.stop_gradient(v.value))) for v in state]
+        # When the next batch begins: the weights are training's own then, and callbacks have done what they do.
+        self._good = [(v, ops.copy(ops.stop_gradient(v.value))) for v in _state(model)]
+        self._is_kept = True
 
-    def _go_back(self) -> None:
-        for variable, value in self._good or ():
+    def _go_back(self, model: Any) -> None:
+        if self._good:
+            model.reset_metrics()  # some are made in the first step of all
+        for variable, value in self._good:
             variable.assign(ops.copy(value))  # the step is given the buffer, and the copy may be wanted again
 
 
@@ -168,7 +198,10 @@ class _Look(Writer):
 
 
 def _state(model: Any) -> list[Any]:
-    return [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    """Without rates, strengths and scheduled numbers, which callbacks set: they are not what a bad step spoils."""
+    of_model = [v for v in model.variables if v.name != live_numbers.NAME]
+    of_optimizer = [v for v in model.optimizer.variables if v.name not in RATES and not v.name.startswith(SCHEDULED)]
+    return [*of_model, *model.metrics_variables, *of_optimizer]
 
 
 def _is_finite(model: Any) -> bool:

@@ -53,25 +53,29 @@ def _rebuild(model: Any) -> None:
             stack.enter_context(tap.own_variables_only())
         before = [_taken_apart(optimizer) for optimizer in optimizers]
         model.optimizer.build(model.trainable_variables)
-        for optimizer, (weights, slots, started) in zip(optimizers, before, strict=True):
-            _restore(optimizer, weights, slots, started)
+        for optimizer, parts in zip(optimizers, before, strict=True):
+            _restore(optimizer, *parts)
 
 
-def _taken_apart(optimizer: Any) -> tuple[list[Any], list[Any], Any]:
-    """The optimizer as it was before it was built; what it was built for, and the variables that it had."""
+def _taken_apart(optimizer: Any) -> tuple[list[Any], list[Any], dict[str, Any], Any]:
+    """The optimizer as it was before it was built; what it was built for, and the variables that it had.
+
+    Those that are attributes come by that name too: Keras's `Nadam` has one whose own name is another each time.
+    """
     made_first = [getattr(optimizer, name, None) for name in MADE_AT_CONSTRUCTION]
     slots = [v for v in optimizer._variables if not any(v is each for each in made_first)]
     for variable in slots:
         optimizer._untrack_variable(variable)
+    attributes = {name: v for name, v in vars(optimizer).items() if isinstance(v, keras.Variable)}
     weights, started = list(optimizer._trainable_variables), getattr(getattr(optimizer, "state", None), "started", None)
     optimizer._trainable_variables_indices = {}
     if hasattr(optimizer, "_built_with"):
         optimizer._built_with = None  # positions among other weights
     optimizer.built = False
-    return weights, slots, started
+    return weights, slots, attributes, started
 
 
-def _restore(optimizer: Any, weights: list[Any], slots: list[Any], started: Any) -> None:
+def _restore(optimizer: Any, weights: list[Any], slots: list[Any], attributes: dict[str, Any], started: Any) -> None:
     for variable in slots:
         if variable.name.startswith(SCHEDULED):
             optimizer._track_variable(variable)
@@ -82,6 +86,10 @@ def _restore(optimizer: Any, weights: list[Any], slots: list[Any], started: Any)
     for variable in optimizer._variables:
         if variable.name not in PER_WEIGHT and old[variable.name]:
             variable.assign(ops.copy(old[variable.name].pop(0).value))
+    for name, variable in attributes.items():
+        made = getattr(optimizer, name)
+        if made is not variable and name not in PER_WEIGHT and made.shape == variable.shape:
+            made.assign(ops.copy(variable.value))
     if optimizer.use_ema:  # an average that starts late starts at its weight
         averages = zip(optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True)
         for w, average in averages:
