@@ -37,7 +37,7 @@ class GradualUnfreezing(Action):
         every: epochs from one group to the next.
 
     Attributes:
-        found_frozen: the names of the default groups, frozen when the first `fit` began, in the order in which they join.
+        found_frozen: the names of the default groups, which were frozen when the first `fit` began, in their order.
 
     Raises:
         ValueError: for numbers out of their ranges; in training, when a group has no layer with weights in the model,
