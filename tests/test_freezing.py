@@ -16,6 +16,7 @@ from keras_optreg.callbacks import (
     Monitor,
     ParameterSchedule,
     UpdateRatio,
+    WeightAveraging,
     WeightNorm,
 )
 from keras_optreg.regularizers import L1
@@ -294,6 +295,99 @@ def test_batch_normalisation_that_joins_is_frozen_again():
     fit(model, 4, GradualUnfreezing(), FreezeBatchNorm())
     assert np.any(model.layers[0].get_weights()[0] != first)
     np.testing.assert_array_equal(np.concatenate(model.layers[1].get_weights()), np.concatenate(before))
+
+
+class Weights(keras.callbacks.Callback):
+    """The weights at the end of each epoch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(self.model.get_weights())
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("first", [True, False])
+def test_the_average_of_a_layer_begins_when_it_joins(first):
+    def fitted(model, epochs, averaging, **options):
+        callbacks = [averaging, GradualUnfreezing(["lower"])]
+        fit(model, epochs, *(callbacks if first else callbacks[::-1]), **options)
+
+    whole, broken = (two_layers(optimizers.SGD(0.1, momentum=0.9)) for _ in range(2))
+    points = [by_hand(whole, (momentum, momentum), n, joins=1) for n in (1, 2, 3)]
+    expected = np.mean([lower for lower, _ in points[1:]], axis=0), np.mean([head for _, head in points], axis=0)
+    fitted(whole, 3, WeightAveraging())
+    averaging, later = WeightAveraging(), WeightAveraging()
+    fitted(broken, 1, averaging)
+    later.load_state_dict(averaging.state_dict())
+    fitted(broken, 3, later, initial_epoch=1)
+    for model in (whole, broken):
+        for found, wanted in zip(model.get_weights(), expected, strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("first", [True, False])
+def test_a_layer_that_is_frozen_is_in_the_average_as_it_was(first):
+    plain, model, trained = normalised(optimizers.SGD(0.1)), normalised(optimizers.SGD(0.1)), Weights()
+    fit(plain, 4, FreezeBatchNorm(start=2), trained)
+    callbacks = [WeightAveraging(batch_norm_data=X), FreezeBatchNorm(start=2)]
+    fit(model, 4, *(callbacks if first else callbacks[::-1]), validation_data=(X, Y))
+    mean = [np.mean(each, axis=0) for each in zip(*trained.seen, strict=True)]
+    expected = [*mean[:2], *trained.seen[-1][2:6], *mean[6:]]  # batch normalisation: gamma, beta and the statistics
+    for found, wanted in zip(model.get_weights(), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def deep():
+    keras.utils.set_random_seed(1)
+    dense = [layers.Dense(2, name=f"l{i}", trainable=False) for i in range(3)]
+    model = keras.Sequential([keras.Input((3,)), layers.BatchNormalization(name="norm"), *dense, layers.Dense(1)])
+    model.compile(optimizers.SGD(0.01), "mse")
+    return model
+
+
+class Training(keras.callbacks.Callback):
+    """The layers of a deep model that train in each epoch."""
+
+    def __init__(self):
+        self.layers = []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.layers.append([i for i in range(3) if self.model.get_layer(f"l{i}").trainable])
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("resume", ["the same callback", "its state", "its state, in a loaded model"])
+def test_default_groups_are_those_of_an_unbroken_run(resume, tmp_path):
+    model, unfreezing, seen = deep(), GradualUnfreezing(), Training()
+    fit(model, 2, unfreezing, FreezeBatchNorm(), seen)  # which makes one frozen layer more
+    if resume != "the same callback":
+        state, unfreezing = unfreezing.state_dict(), GradualUnfreezing()
+        unfreezing.load_state_dict(state)
+    if "loaded" in resume:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    fit(model, 5, unfreezing, FreezeBatchNorm(), seen, initial_epoch=2)
+    assert seen.layers == [[], [2], [1, 2], [0, 1, 2], [0, 1, 2]]
+    fit(model, 1, unfreezing, seen)
+    assert seen.layers[-1] == [0, 1, 2]
+    assert not model.get_layer("norm").trainable  # was none of the groups
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+def test_default_groups_of_another_model_are_its_own():
+    unfreezing, other = GradualUnfreezing(), two_layers(keras.optimizers.SGD(0.1))
+    fit(deep(), 1, unfreezing)
+    assert unfreezing.state_dict() == {"found_frozen": ["l2", "l1", "l0"]}
+    state = unfreezing.state_dict()
+    fit(other, 2, unfreezing)
+    fit(other, 1, unfreezing)  # nothing is frozen any more
+    assert unfreezing.found_frozen == ["lower"]
+    unfreezing.load_state_dict(state)
+    with pytest.raises(ValueError, match="a model with the layers l2, l1, l0, .* There are: lower, head"):
+        fit(other, 1, unfreezing)
 
 
 def test_what_they_refuse():

@@ -10,7 +10,7 @@ import pytest
 from keras import ops
 
 from keras_optreg import optimizers, select
-from keras_optreg.callbacks import EarlyStopping, ReduceLROnPlateau
+from keras_optreg.callbacks import EarlyStopping, ReduceLROnPlateau, WeightAveraging
 from keras_optreg.callbacks.actions.action import outcomes_of
 from keras_optreg.optimizers import FullyDecoupled
 from keras_optreg.schedules import PolynomialDecay, StepDecay
@@ -197,6 +197,22 @@ def test_decay_that_the_rate_does_not_touch_falls_with_it_when_asked(eagerly):
     model.compile(optimizers.SGD(0.5, weight_decay=0.5), "mse")
     with pytest.raises(ValueError, match="scale_weight_decay"):
         model.fit(x, x, verbose=0, callbacks=[ReduceLROnPlateau("loss", scale_weight_decay=True)])
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("first", [True, False])
+def test_it_does_not_go_back_beside_an_average(first):
+    x = np.ones((6, 1), "float32")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(optimizers.SGD(0.1), "mse")
+
+    def train(**options):
+        callbacks = [ReduceLROnPlateau("loss", **options), WeightAveraging()]
+        model.fit(x, x, verbose=0, callbacks=callbacks if first else callbacks[::-1])
+
+    with pytest.raises(ValueError, match="ReduceLROnPlateau cannot go back .* beside WeightAveraging"):
+        train(restore_best_weights=True)
+    train()
 
 
 def test_what_it_refuses():

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import layers
 
-from keras_optreg.callbacks import WeightAveraging
-from keras_optreg.optimizers import SGD
+from keras_optreg.callbacks import NaNGuard, WeightAveraging
+from keras_optreg.optimizers import SGD, Lookahead, ScheduleFreeSGD
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, 3)).astype("float32")
@@ -160,6 +160,58 @@ def test_a_start_that_is_never_reached_is_said():
     with pytest.warns(UserWarning, match="WeightAveraging has averaged nothing: training ended before start=9 epochs"):
         fit(model, 4, WeightAveraging(start=9))
     close(model, ENDS[-1])
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("first", [True, False])
+def test_points_that_are_not_finite_are_left_out(first):
+    bad = X.copy()
+    bad[4:8] = np.nan  # the second batch of three
+    w, points = np.ones((3, 1)), []
+    for batch in range(6):
+        part = slice(4 * (batch % 3), 4 * (batch % 3) + 4)
+        if batch % 3 != 1:
+            w = w - RATE * 2 / 4 * X[part].T @ (X[part] @ w - Y[part])
+            points.append(w)
+        elif not first:  # the guard has gone back before the averaging looks
+            points.append(w)
+    model, averaging, guard = linear(), WeightAveraging(every=1), NaNGuard.skip()
+    callbacks = [averaging, guard] if first else [guard, averaging]
+
+    def train():
+        model.fit(bad, Y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+
+    if first:
+        with pytest.warns(UserWarning, match="WeightAveraging leaves out a point") as said:
+            train()
+        assert len([one for one in said if "WeightAveraging" in str(one.message)]) == 1
+        assert averaging.outcome() == "averaged 4 points; 2 with NaN or infinity were left out"
+    else:
+        train()
+        assert averaging.outcome() is None
+    close(model, np.mean(points, axis=0))
+
+
+@pytest.mark.usefixtures("run_op_by_op")
+@pytest.mark.parametrize("make", [SGD, keras.optimizers.SGD], ids=["ours", "Keras's"])
+def test_the_end_is_its_average_where_the_optimizer_has_one_too(make):
+    model = linear()
+    model.compile(make(RATE, use_ema=True, ema_momentum=0.5), "mse")
+    averaging = WeightAveraging()
+    fit(model, 2, averaging)
+    close(model, np.mean(ENDS[:2], axis=0))
+    again = WeightAveraging()
+    again.load_state_dict(averaging.state_dict())
+    fit(model, 4, again, initial_epoch=2)  # from the weights of training
+    close(model, np.mean(ENDS, axis=0))
+
+
+@pytest.mark.parametrize("optimizer", [lambda: ScheduleFreeSGD(RATE), lambda: Lookahead(SGD(RATE))])
+def test_it_refuses_optimizers_whose_result_is_an_average(optimizer):
+    model = linear()
+    model.compile(optimizer(), "mse")
+    with pytest.raises(TypeError, match=r"WeightAveraging .* Use EvaluateAtAverage\(\)"):
+        fit(model, 1, WeightAveraging())
 
 
 @pytest.mark.parametrize(

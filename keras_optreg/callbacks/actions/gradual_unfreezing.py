@@ -23,7 +23,8 @@ class GradualUnfreezing(Action):
     of one's own does not: the compiled step has its weights by then), and the optimizer goes on: its count, its rate or
     schedule and the slots of the weights that train already are kept. Slots are made for a group only when it joins,
     and the training step is compiled anew each time. With `fit(initial_epoch=n)` the groups due until then join in the
-    beginning. What is unfrozen stays so after `fit`.
+    beginning. What is unfrozen stays so after `fit`, and a further `fit` goes on with the groups of the first; in
+    another process they come from `state_dict()`, without which the default groups are what is frozen by then.
 
     An unfrozen layer's batch normalisation takes the statistics of the batches again; put
     `FreezeBatchNorm` behind this callback to keep the pretrained ones.
@@ -35,9 +36,12 @@ class GradualUnfreezing(Action):
         first: the epoch in which the first group joins, from 0.
         every: epochs from one group to the next.
 
+    Attributes:
+        found_frozen: the names of the default groups, which were frozen when the first `fit` began, in their order.
+
     Raises:
         ValueError: for numbers out of their ranges; in training, when a group has no layer with weights in the model,
-            or nothing is frozen and no `layers` are given.
+            or nothing was ever frozen and no `layers` are given.
 
     Example:
         ```python
@@ -53,6 +57,8 @@ class GradualUnfreezing(Action):
         section 3.3: one layer more in each epoch, from the last.
     """
 
+    state = ("found_frozen",)
+
     def __init__(self, layers: Sequence[Group] | None = None, first: int = 1, every: int = 1):
         check("GradualUnfreezing", {"first": first, "every": every}, {"first": COUNT, "every": POSITIVE_COUNT})
         if isinstance(layers, str | keras.Layer):
@@ -60,23 +66,38 @@ class GradualUnfreezing(Action):
         self.layers = layers if layers is None else list(layers)
         self.first = first
         self.every = every
+        self.found_frozen: list[str] = []
         super().__init__()
 
     def reset(self) -> None:
+        """It forgets nothing: in a further `fit` of the model, what has joined still counts among the groups."""
         self._groups: list[list[Any]] = []
+
+    def set_model(self, model: Any) -> None:
+        if model is not self._model and not self._resumed:
+            self.found_frozen = []
+        super().set_model(model)
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         if self.layers is not None:
             self._groups = [self._found(group) for group in self.layers]
             return
-        frozen = [layer for layer in self.model.layers if layer.weights and not layer.trainable_weights]
-        if not frozen:
+        layers = {layer.name: layer for layer in self.model.layers}
+        if not self.found_frozen:
+            frozen = [name for name, layer in layers.items() if layer.weights and not layer.trainable_weights]
+            self.found_frozen = frozen[::-1]
+        if not self.found_frozen:
             raise ValueError(
                 "GradualUnfreezing: no layer of the model is frozen. Set `layer.trainable = False` of the layers that "
                 "are to wait, then compile."
             )
-        self._groups = [[layer] for layer in reversed(frozen)]
+        if missing := [name for name in self.found_frozen if name not in layers]:
+            raise ValueError(
+                f"GradualUnfreezing: its state is of a model with the layers {', '.join(missing)}, which this one has "
+                f"not. There are: {', '.join(layers)}."
+            )
+        self._groups = [[layers[name]] for name in self.found_frozen]
 
     def on_epoch_begin(self, epoch, logs=None):
         due = [layer for i, group in enumerate(self._groups) if epoch >= self.first + i * self.every for layer in group]

@@ -8,6 +8,7 @@ from keras_optreg.bounds import NON_NEGATIVE, Interval, check
 from keras_optreg.callbacks.actions.live_parameter import LiveParameter
 from keras_optreg.callbacks.actions.monitored import Monitored
 from keras_optreg.callbacks.actions.rates import check_settable, multiply_rate, rate_of
+from keras_optreg.callbacks.actions.swapped_weights import SwappedWeights
 from keras_optreg.introspection import averaging_optimizers, updating_optimizers
 
 
@@ -48,7 +49,7 @@ class ReduceLROnPlateau(Monitored):
         relative: Take `min_delta` as a fraction of the best value.
         restore_best_weights: After a reduction, go on from the weights of the best epoch. They are put back when the
             next epoch begins, so that what other callbacks save or restore does not depend on their order. The
-            optimizer's state (momenta) is not.
+            optimizer's state (momenta) is not. Not beside `WeightAveraging`: what it evaluates is not what trains.
         start_from_epoch: Epochs, from 0, before which values are ignored.
         scale_weight_decay: Multiply `FullyDecoupled` weight decay by what the rate is multiplied by. The step is traced
             anew when `fit` begins and ends.
@@ -61,8 +62,8 @@ class ReduceLROnPlateau(Monitored):
     Raises:
         ValueError: For an unknown mode or a number out of range; at the start of training, for `restore_best_weights`
             with an optimizer that keeps the weights in its own state, and for `scale_weight_decay` where no weight
-            decay is `FullyDecoupled(number)`; at the first epoch's end, when `monitor` is not
-            in the logs or its direction is unknown.
+            decay is `FullyDecoupled(number)`; at the first epoch, for `restore_best_weights` beside `WeightAveraging`;
+            at its end, when `monitor` is not in the logs or its direction is unknown.
         TypeError: At the start of training, when one of Keras's own optimizers follows a schedule.
 
     Example:
@@ -144,6 +145,8 @@ class ReduceLROnPlateau(Monitored):
             self._decay = None
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self.restore_best_weights:
+            self._refuse_averages()
         if self._is_to_restore:
             self._is_to_restore = False
             self.model.set_weights(self.best_weights)
@@ -171,6 +174,16 @@ class ReduceLROnPlateau(Monitored):
                 self.reductions = [*self.reductions, (epoch, rate_of(optimizers[0]))]
                 self._is_to_restore = self.best_weights is not None
                 self._say(f"Epoch {epoch + 1}: reducing the learning rate to {rate_of(optimizers[0]):.4g}.")
+
+    def _refuse_averages(self) -> None:
+        actions = getattr(getattr(self.model, "history", None), "actions", ())
+        for action in actions:
+            if isinstance(action, SwappedWeights):
+                raise ValueError(
+                    f"ReduceLROnPlateau cannot go back to the best weights beside {type(action).__name__}: at the end "
+                    "of an epoch the model has an average, from which training does not go on. Leave "
+                    "restore_best_weights out, or the average."
+                )
 
     def _reduce(self, optimizer: Any) -> bool:
         rate = rate_of(optimizer)

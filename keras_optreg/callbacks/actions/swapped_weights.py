@@ -35,7 +35,7 @@ class SwappedWeights(Action):
 
     def reset(self) -> None:
         self._is_training = False
-        self._kept: tuple[Any, list[np.ndarray]] | None = None  # what training goes on from
+        self._kept: tuple[Any, dict[int, np.ndarray]] | None = None  # what training goes on from
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
@@ -67,7 +67,7 @@ class SwappedWeights(Action):
         if self._kept is not None:
             return
         norms = self._norms()
-        states = [copy_of(v) for v in self._states()] if norms else []
+        states = {i: copy_of(v) for i, v in self._states().items()} if norms else {}
         if (kept := self._put_average()) is not None:
             self._kept = kept, states
             if norms:
@@ -79,11 +79,17 @@ class SwappedWeights(Action):
         kept, states = self._kept
         self._kept = None
         self._put_back(kept)
-        for variable, value in zip(self._states() if states else [], states, strict=True):
-            variable.assign(value)
+        variables = self._variables()
+        for i, value in states.items():
+            variables[i].assign(value)
 
-    def _states(self) -> list[Any]:
-        return [v for v in self.model.non_trainable_variables if v.name != live_numbers.NAME]
+    def _variables(self) -> list[Any]:
+        return [v for v in self.model.variables if v.name != live_numbers.NAME]
+
+    def _states(self) -> dict[int, Any]:
+        """What does not train, by its place: until it is put back, layers may be frozen or unfrozen."""
+        trainable = {id(v) for v in self.model.trainable_variables}
+        return {i: v for i, v in enumerate(self._variables()) if id(v) not in trainable}
 
     def _norms(self) -> list[Any]:
         """The layers whose statistics are to be computed anew."""
@@ -101,7 +107,7 @@ class SwappedWeights(Action):
             return []
         return norms
 
-    def _normalise(self, norms: list[Any], before: list[np.ndarray]) -> None:
+    def _normalise(self, norms: list[Any], before: dict[int, np.ndarray]) -> None:
         """Statistics of batch normalisation at the weights that the model has now."""
         momenta = [layer.momentum for layer in norms]
         n = 0
@@ -120,11 +126,9 @@ class SwappedWeights(Action):
                 "give arrays or a dataset."
             )
         own = {id(v) for layer in norms for v in (layer.moving_mean, layer.moving_variance)}
-        for variable, value in zip(
-            self._states(), before, strict=True
-        ):  # a forward pass moves seeds and other states, too
+        for i, variable in self._states().items():  # a forward pass moves seeds and other states, too
             if id(variable) not in own:
-                variable.assign(value)
+                variable.assign(before[i])
 
     def _batches(self) -> Any:
         data = self.batch_norm_data

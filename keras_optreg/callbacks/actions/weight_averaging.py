@@ -3,11 +3,12 @@
 import warnings
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_optreg.bounds import CLOSED_FRACTION, COUNT, check
 from keras_optreg.callbacks.actions.swapped_weights import SwappedWeights, copy_of
-from keras_optreg.introspection import inner_optimizer, num_batches
+from keras_optreg.introspection import averaging_optimizers, inner_optimizer, num_batches, optimizers_of
 
 
 class WeightAveraging(SwappedWeights):
@@ -20,9 +21,14 @@ class WeightAveraging(SwappedWeights):
         ā ← decay · ā + (1 − decay)·w  an exponential moving average, with `decay`; it begins as w
 
     Training itself goes on from w: with and without this callback it gives the same weights until its end, when ā
-    stays in the model. Place it before callbacks that save or copy weights at the end of an epoch, such as
-    `ModelCheckpoint` or `EarlyStopping(restore_best_weights=True)`. A model saved in between is the average; to resume
-    the training, keep this callback's `state_dict()`, which has w as well.
+    stays in the model, also where the optimizer has `use_ema`. Place it before callbacks that save or copy weights at
+    the end of an epoch, such as `ModelCheckpoint` or `EarlyStopping(restore_best_weights=True)`. A model saved in
+    between is the average; to resume the training, keep this callback's `state_dict()`, which has w as well.
+    `ReduceLROnPlateau(restore_best_weights=True)` refuses to stand beside it.
+
+    A point with NaN or infinity in it is left out, with a warning. Each weight is averaged while it trains: one that
+    joins (`GradualUnfreezing`) begins its average then, and one that is frozen (`FreezeBatchNorm`) is in the model as
+    it was when it was frozen.
 
     Sums are float32, on the host. For an average of every step in large models, `use_ema=True` of any optimizer of this
     package costs less: it is taken inside the compiled step.
@@ -40,11 +46,15 @@ class WeightAveraging(SwappedWeights):
 
     Attributes:
         count: how many points are in the average.
-        average: the average of each trainable weight, a list of float32 arrays; None before the first point.
+        skipped: how many were left out, because they were not finite.
+        average: the average of each weight that has trained, a float32 array, by its place in `model.weights`; empty
+            before the first point.
         training_weights: what training goes on from, while the average is in the model, or None; part of the state.
 
     Raises:
         ValueError: for numbers out of their ranges.
+        TypeError: at the start of training, when the optimizer has an average of its own (`ScheduleFreeSGD`,
+            `ScheduleFreeAdamW`, `Lookahead`); `EvaluateAtAverage` is for these.
 
     Example:
         ```python
@@ -60,7 +70,7 @@ class WeightAveraging(SwappedWeights):
     batch normalisation of the other weights, and needs an optimizer with `use_ema`.
     """
 
-    state = ("count", "average", "training_weights")
+    state = ("count", "skipped", "average", "training_weights", "_counts")
 
     def __init__(
         self,
@@ -85,11 +95,23 @@ class WeightAveraging(SwappedWeights):
     def reset(self) -> None:
         super().reset()
         self.count = 0
-        self.average: list[Any] | None = None  # of the trainable weights, float32
+        self.skipped = 0
+        self.average: dict[int, np.ndarray] = {}
+        self._counts: dict[int, int] = {}  # the points of each weight: some join later
         self.training_weights: Any = None
+
+    def outcome(self) -> str | None:
+        if not self.skipped:
+            return None
+        return f"averaged {self.count} points; {self.skipped} with NaN or infinity were left out"
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
+        if averaging := averaging_optimizers(self.model):
+            raise TypeError(
+                f"WeightAveraging averages the weights of optimizers that have no average of their own. Received: "
+                f"{type(averaging[0]).__name__}. Use EvaluateAtAverage() instead, which evaluates with its average."
+            )
         self._kept = self.training_weights
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -120,7 +142,9 @@ class WeightAveraging(SwappedWeights):
     def on_train_end(self, logs=None):
         super().on_train_end(logs)
         self._kept = None  # the average stays in the model
-        if not self.count:
+        if any(o.use_ema for o in optimizers_of(self.model)):
+            self._put_average()  # Keras has just overwritten it with the optimizer's
+        if not self.count and not self.skipped:
             warnings.warn(
                 f"WeightAveraging has averaged nothing: training ended before start={self.start} "
                 f"{'epochs' if self.every == 'epoch' else 'updates'} were over. The model has its last weights.",
@@ -133,13 +157,31 @@ class WeightAveraging(SwappedWeights):
             self._take_in()
 
     def _take_in(self) -> None:
-        self.count += 1
-        weights = [copy_of(w).astype("float32") for w in self.model.trainable_variables]
-        if self.average is None:
-            self.average = weights
+        weights = self._trained()
+        if weights and not ops.all(ops.stack([ops.all(ops.isfinite(w)) for w in weights.values()])):
+            self._skip()
             return
-        share = 1 / self.count if self.decay is None else 1 - self.decay
-        self.average = [a + (w - a) * share for a, w in zip(self.average, weights, strict=True)]
+        self.count += 1
+        for i, variable in weights.items():
+            w = copy_of(variable).astype("float32")
+            self._counts[i] = self._counts.get(i, 0) + 1
+            share = 1 / self._counts[i] if self.decay is None else 1 - self.decay
+            average = self.average.get(i, w)
+            self.average[i] = average + (w - average) * share
+
+    def _skip(self) -> None:
+        if not self.skipped:
+            warnings.warn(
+                "WeightAveraging leaves out a point of the average, and all others like it: weights are NaN or "
+                "infinite. NaNGuard() stops such a training and says where it began.",
+                stacklevel=2,
+            )
+        self.skipped += 1
+
+    def _trained(self) -> dict[int, Any]:
+        """The weights that train now, by their places among all, which stay when others join or leave."""
+        trainable = {id(w) for w in self.model.trainable_variables}
+        return {i: w for i, w in enumerate(self.model.weights) if id(w) in trainable}
 
     def _enter(self) -> None:
         super()._enter()
@@ -152,14 +194,13 @@ class WeightAveraging(SwappedWeights):
             self.training_weights = None
 
     def _put_average(self) -> Any:
-        if self.average is None:
-            return None
-        weights = self.model.trainable_variables
-        kept = [copy_of(w) for w in weights]
-        for w, average in zip(weights, self.average, strict=True):
-            w.assign(ops.cast(average, w.dtype))
-        return kept
+        weights = {i: w for i, w in self._trained().items() if i in self.average}
+        kept = {i: copy_of(w) for i, w in weights.items()}
+        for i, w in weights.items():
+            w.assign(ops.cast(self.average[i], w.dtype))
+        return kept or None
 
     def _put_back(self, kept: Any) -> None:
-        for w, value in zip(self.model.trainable_variables, kept, strict=True):
-            w.assign(value)
+        weights = self.model.weights
+        for i, value in kept.items():
+            weights[i].assign(value)
